@@ -1,0 +1,26 @@
+# Two commands on a machine that has Python 3.11 or later, pip, make and git: `make run` and `make test`.
+.PHONY: run test lint clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+run: $(READY)
+	$(BIN)/hillclimb run matrices/first.toml
+
+test: $(READY) lint
+	$(BIN)/pytest -n 2 --dist worksteal
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,37 @@
+"""The embedded pool: emulated hosts on this machine, in a Ray of our own that lives and dies with its controller."""
+
+import logging
+import os
+
+from core.visit import Platform, Target
+from infra.pool import HostSpec, LocalPool
+from infra.state import state_dir, token_file
+
+# Ray's smallest object store: hosts talk in short texts, and arrays never leave a runner.
+OBJECT_STORE_BYTES = 80 * 2**20
+
+
+def start(pool: LocalPool) -> list[HostSpec]:
+    """Starts Ray inside this process and returns its hosts. Token authentication is on, in every process of it."""
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_file(state_dir() / "local.token")),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    # an address in the environment would make ray.init join that cluster
+    os.environ.pop("RAY_ADDRESS", None)
+    import ray
+
+    ray.init(
+        address="local",
+        namespace="hillclimb",
+        num_cpus=1,
+        num_gpus=0,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    target = Target(platform=Platform.CPU, devices=pool.devices)
+    names = ["local"] if pool.hosts == 1 else [f"local-{i}" for i in range(pool.hosts)]
+    return [HostSpec(name=name, machine=os.uname().nodename, target=target, selector={}) for name in names]

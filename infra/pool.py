@@ -1,0 +1,74 @@
+"""A pool: the hosts a matrix is run on, by name, and how they are reached.
+
+`local` is emulated on this machine and lives and dies with its controller; `ray` attaches to a running cluster whose
+nodes carry the label HOST_LABEL. A pool file is TOML; unknown keys are refused.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from core.errors import HillclimbError
+from core.model import Frozen
+from core.visit import Platform, Target
+
+# Our own label: a raylet that comes back has a new node id but the same label.
+HOST_LABEL = "hillclimb-host"
+
+
+class HostSpec(Frozen):
+    """One host. `selector` pins an actor to it; hosts of one `machine` are never timed at the same time."""
+
+    name: str
+    machine: str
+    target: Target
+    selector: dict[str, str]
+
+
+class LocalPool(Frozen):
+    """Emulated hosts on this machine. One by default: two would measure each other."""
+
+    kind: Literal["local"] = "local"
+    hosts: Annotated[int, Field(ge=1, le=64)] = 1
+    devices: Annotated[int, Field(ge=1, le=64, description="emulated devices of a host")] = 4
+    exclusive: bool = Field(True, description="one visit at a time on this machine: tests may say false")
+
+
+class RayPool(Frozen):
+    """A running Ray cluster. Its hosts are the live nodes that carry our label."""
+
+    kind: Literal["ray"]
+    address: str = Field(description="HOST:PORT of the cluster's head")
+    token: str = Field("", description="file with the cluster's token; otherwise RAY_AUTH_TOKEN_PATH")
+    platform: Platform = Field(Platform.CPU, strict=False)
+    devices: Annotated[int, Field(ge=1)] = 4
+    exclusive: bool = True
+
+
+Pool = LocalPool | RayPool
+_POOL: TypeAdapter[LocalPool | RayPool] = TypeAdapter(Annotated[LocalPool | RayPool, Field(discriminator="kind")])
+
+
+class PoolError(HillclimbError):
+    """A pool that cannot be read or reached: says which, and what to do."""
+
+
+def read_pool(name: str) -> Pool:
+    """The pool called `local`, or the one a TOML file describes. Raises PoolError."""
+    if name == "local":
+        return LocalPool()
+    path = Path(name)
+    try:
+        fields = tomllib.loads(path.read_text())
+    except OSError as e:
+        raise PoolError(f"pool {name!r} is neither `local` nor a readable file: {e.strerror}") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise PoolError(f"{name}: not TOML: {e}") from e
+    try:
+        return _POOL.validate_python(fields)
+    except ValidationError as e:
+        first = e.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:]) or "kind"
+        raise PoolError(f"{name}: {place}: {first['msg']} (given: {first['input']!r})") from e

@@ -1,0 +1,55 @@
+"""`hillclimb`: the commands by noun, and what becomes of an error that reaches the top."""
+
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import typer
+
+from core.errors import HillclimbError
+from orchestrator.cli import read, run
+
+app = typer.Typer(
+    name="hillclimb",
+    help="Queue a matrix of Mixture-of-Experts benchmarks against a pool, and read the answer from the ledger.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+run.register(app)
+read.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def welcome(context: typer.Context) -> None:
+    """Queue a matrix of Mixture-of-Experts benchmarks against a pool, and read the answer from the ledger."""
+    if context.invoked_subcommand is None:
+        from core.ledger.paths import default_path
+
+        for line in run.next_things(default_path(None)):
+            typer.echo(line)
+
+
+def main() -> None:
+    """The console script. Exit codes: DESIGN section 11."""
+    try:
+        app()
+    except HillclimbError as error:
+        print(f"hillclimb: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # the reader of our output has gone: nobody is left to tell
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception:  # noqa: BLE001 - the last line of defence: a person gets a sentence and a file, not a traceback
+        with tempfile.NamedTemporaryFile("w", prefix="hillclimb-", suffix=".txt", delete=False) as report:
+            traceback.print_exc(file=report)
+        last = str(sys.exc_info()[1]).splitlines()
+        print(
+            f"hillclimb: a bug of ours ({sys.exc_info()[0].__name__}: {last[0] if last else ''}): "  # type: ignore[union-attr]
+            f"please report it with {Path(report.name)}",
+            file=sys.stderr,
+        )
+        sys.exit(70)

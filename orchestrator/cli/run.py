@@ -1,0 +1,231 @@
+"""Commands that change something: run, queue, drive, plan, cancel, retry, pause, resume."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from core.errors import HillclimbError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from infra.pool import Pool
+
+Matrix = Annotated[Path, typer.Argument(help="the matrix, a TOML file")]
+Experiment = Annotated[str, typer.Argument(help="an experiment's id, or the beginning of one")]
+LedgerOption = Annotated[Path | None, typer.Option("--ledger", help="the ledger [$HILLCLIMB_LEDGER, ./hillclimb.db]")]
+PoolOption = Annotated[str, typer.Option("--pool", help="`local`, or a pool file")]
+Hosts = Annotated[int | None, typer.Option("--hosts", min=1, max=64, help="emulated hosts of the local pool")]
+Axes = Annotated[list[str] | None, typer.Option("-a", "--axis", help="AXIS=V1,V2: other values for an axis")]
+Excludes = Annotated[list[str] | None, typer.Option("-x", "--exclude", help="AXIS=V: leave these cells out")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE: another value in the file")]
+Again = Annotated[bool, typer.Option("--again", help="the code or [measure] changed: measure a new series")]
+SameSeries = Annotated[bool, typer.Option("--same-series", help="the code or [measure] changed: go on in the old")]
+Where = Annotated[list[str] | None, typer.Option("--where", help="FIELD=VALUE: only these jobs")]
+Output = Annotated[str, typer.Option("-o", "--output", help="table, json, jsonl, csv or md")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (run, queue, drive, plan, cancel, retry, pause, resume):
+        app.command()(command)
+
+
+def run(
+    matrix: Matrix,
+    pool: PoolOption = "local",
+    hosts: Hosts = None,
+    axis: Axes = None,
+    exclude: Excludes = None,
+    set_: Sets = None,
+    again: Again = False,
+    same_series: SameSeries = False,
+    ledger: LedgerOption = None,
+    output: Output = "table",
+) -> None:
+    """Queue a matrix, drive it to its end and print the comparison. What is measured already is not measured again.
+
+    hillclimb run matrices/first.toml
+    """
+    from core.ledger.paths import default_path
+    from core.ledger.writer import Ledger
+    from orchestrator.report.outcome import outcome
+    from orchestrator.report.render import parse_output, print_report
+    from orchestrator.requests import answer_all, enqueue
+    from orchestrator.session import drive as drive_pool
+
+    form, wanted, path, console = parse_output(output), _pool(pool, hosts), default_path(ledger), _stderr()
+    body = _queue_body(matrix, axis, exclude, set_, again, same_series)
+    with Ledger.open(path) as held:
+        answer_all(held)
+        queued = enqueue(held, body)
+        for sentence in queued.sentences:
+            typer.echo(sentence, err=True)
+        status = drive_pool(held, wanted, {queued.experiment}, console) if queued.ledger.blocks_open else 0
+    print_report(outcome(path, queued.experiment), form)
+    raise typer.Exit(status)
+
+
+def queue(
+    matrix: Matrix,
+    axis: Axes = None,
+    exclude: Excludes = None,
+    set_: Sets = None,
+    again: Again = False,
+    same_series: SameSeries = False,
+    ledger: LedgerOption = None,
+) -> None:
+    """Queue a matrix without running it; a controller that runs takes it up.
+
+    hillclimb queue matrices/first.toml && hillclimb drive
+    """
+    _decide(ledger, "queue", _queue_body(matrix, axis, exclude, set_, again, same_series))
+
+
+def drive(pool: PoolOption = "local", hosts: Hosts = None, ledger: LedgerOption = None) -> None:
+    """Drive everything that is queued to its end.
+
+    hillclimb drive --pool pools/mine.toml
+    """
+    from core.ledger.paths import default_path
+    from core.ledger.writer import Ledger
+    from orchestrator.session import drive as drive_pool
+
+    wanted = _pool(pool, hosts)
+    with Ledger.open(default_path(ledger)) as held:
+        raise typer.Exit(drive_pool(held, wanted, None, _stderr()))
+
+
+def plan(
+    matrix: Matrix,
+    axis: Axes = None,
+    exclude: Excludes = None,
+    set_: Sets = None,
+    again: Again = False,
+    same_series: SameSeries = False,
+    ledger: LedgerOption = None,
+    output: Output = "table",
+) -> None:
+    """Show what `run` would do: every cell with its job or the reason it has none. Changes nothing.
+
+    hillclimb plan matrices/first.toml -x experts=16
+    """
+    from core.ledger.paths import default_path
+    from orchestrator.rehearsal import rehearse
+    from orchestrator.report.render import parse_output, print_rows
+
+    form = parse_output(output)
+    rows, sentences = rehearse(default_path(ledger), _queue_body(matrix, axis, exclude, set_, again, same_series))
+    print_rows(rows, form)
+    for sentence in sentences:
+        typer.echo(sentence, err=True)
+
+
+def cancel(experiment: Experiment, where: Where = None, ledger: LedgerOption = None) -> None:
+    """Close an experiment's open blocks; what is measured stands.
+
+    hillclimb cancel first-blocked --where experts=16
+    """
+    _decide(ledger, "cancel", {"experiment": experiment, "where": _pairs("--where", where)})
+
+
+def retry(experiment: Experiment, where: Where = None, ledger: LedgerOption = None) -> None:
+    """Forgive an experiment's failed jobs and queue them again; a paused experiment goes on.
+
+    hillclimb retry first-blocked
+    """
+    _decide(ledger, "retry", {"experiment": experiment, "where": _pairs("--where", where)})
+
+
+def pause(
+    experiment: Experiment,
+    why: Annotated[str, typer.Option("--why", help="shown by status")] = "paused by hand",
+    ledger: LedgerOption = None,
+) -> None:
+    """Assign no new visit of an experiment; what runs goes on.
+
+    hillclimb pause first-blocked --why "the host is needed"
+    """
+    _decide(ledger, "pause", {"experiment": experiment, "why": why})
+
+
+def resume(experiment: Experiment, ledger: LedgerOption = None) -> None:
+    """Let a paused experiment go on.
+
+    hillclimb resume first-blocked
+    """
+    _decide(ledger, "resume", {"experiment": experiment})
+
+
+def next_things(ledger: Path) -> list[str]:
+    """The three next things to do here."""
+    if not ledger.exists():
+        return [
+            "hillclimb plan matrices/first.toml    what the first matrix would measure",
+            "hillclimb run matrices/first.toml     measure it on this machine",
+            "hillclimb --help                      everything else",
+        ]
+    return [
+        "hillclimb ls                          the experiments in this ledger",
+        "hillclimb status                      what is missing, and why it waits",
+        "hillclimb compare EXPERIMENT          the answer, with its uncertainty",
+    ]
+
+
+def _queue_body(
+    matrix: Path,
+    axis: list[str] | None,
+    exclude: list[str] | None,
+    set_: list[str] | None,
+    again: bool,
+    same_series: bool,
+) -> dict[str, Any]:
+    """The request that queues a matrix, with the file already read and found valid."""
+    from core.ledger.writer import OnChange
+    from core.matrix import Overrides, read_matrix
+    from orchestrator.requests import queue_body
+
+    if again and same_series:
+        raise HillclimbError("--again and --same-series exclude each other: a new series, or on in the old one")
+    axes = _pairs("-a", axis)
+    overrides = Overrides(axes=axes, exclude=tuple(exclude or ()), sets=tuple(set_ or ()))
+    text = read_matrix(matrix, overrides).text
+    on_change = OnChange.AGAIN if again else OnChange.SAME_SERIES if same_series else OnChange.REFUSE
+    return queue_body(text, str(matrix), overrides, on_change)
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """`NAME=VALUE` texts as a mapping. Raises HillclimbError."""
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise HillclimbError(f"{option} {text!r}: write it as NAME=VALUE")
+        if name in pairs:
+            raise HillclimbError(f"{option} {text!r}: {name} is given twice: give it once")
+        pairs[name] = value
+    return pairs
+
+
+def _pool(name: str, hosts: int | None) -> "Pool":
+    from infra.pool import LocalPool, read_pool
+
+    pool = read_pool(name)
+    if hosts is None:
+        return pool
+    if not isinstance(pool, LocalPool):
+        raise HillclimbError(f"--hosts {hosts}: only the local pool emulates hosts; {name} has the hosts it has")
+    return pool.model_copy(update={"hosts": hosts})
+
+
+def _decide(ledger: Path | None, verb: str, body: dict[str, Any]) -> None:
+    from core.ledger.paths import default_path
+    from orchestrator.requests import decide
+
+    typer.echo(decide(default_path(ledger), verb, body))
+
+
+def _stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)

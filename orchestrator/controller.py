@@ -1,0 +1,340 @@
+"""The imperative shell: snapshot -> plan -> effects, and one conversation with each host.
+
+The ledger is written first, then a host is told: a controller killed between the two leaves a visit that the next one
+delivers, and a host that never starts a visit twice. Everything runs on one event loop, so the ledger has one writer.
+"""
+
+import asyncio
+import getpass
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from core.code import code_hash
+from core.failures import Kind
+from core.ledger.snapshot import OpenVisit, Snapshot
+from core.ledger.writer import EndedVisit, Ledger
+from core.lifecycle import OPEN_VISITS, HostState, Outcome, VisitState
+from core.protocol import Call, Mode, Observation
+from core.protocol import Controller as Caller
+from core.visit import Visit
+from infra.pool import HostSpec
+from orchestrator import requests
+from orchestrator.desk import Desk
+from orchestrator.link import ANSWER_S, WAIT_S, Adopt, Dropped, Health, Held, Ingest, Link, Replace
+from orchestrator.plan import USABLE, Assign, Close, Finish, Lose, Pause, Quarantine, TakeBack, World, plan
+from orchestrator.progress import Progress, visit_line
+
+# How often the ledger is looked at for requests of other processes, and backed-off hosts for their time.
+TICK_S = 0.5
+
+# Looking for an actor counts as one unanswered call after this long, and again.
+ENSURE_S = 5.0
+
+# Between two attempts to find or make an actor.
+RETRY_S = 2.0
+
+# A host lets go when a whole long poll had nothing to say; nobody needs to wait for a long one.
+DRAIN_WAIT_S = 0.2
+
+# A runner that is stopped gets TERM, then KILL, and its end must reach the ledger: longer than both take.
+RELEASE_S = 20.0
+
+
+Result = TypeVar("Result")
+
+
+class HostDown(Exception):
+    """No actor answers on the host now."""
+
+
+class Transport(Protocol):
+    """How calls reach a host: `orchestrator.fleet.Fleet`."""
+
+    async def ensure(self, host: str) -> None:
+        """Finds the host's actor, or makes it. Raises HostDown."""
+        ...
+
+    async def sync(self, host: str, call: str) -> str:
+        """One call of the protocol, both ways as JSON. Raises HostDown."""
+        ...
+
+    def discard(self, host: str) -> None:
+        """Forgets the host's actor and frees its name."""
+        ...
+
+
+class Drive:
+    """Drives the ledger's open blocks to their end on a pool. Returns why it stopped: `Finish`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        hosts: Sequence[HostSpec],
+        transport: Transport,
+        progress: Progress,
+        code: str,
+        scope: set[str] | None,
+        exclusive: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._transport = transport
+        self._progress = progress
+        self._code = code
+        self._scope = scope
+        self._exclusive = exclusive
+        self._clock = clock
+        self._desks = {h.name: Desk(h) for h in hosts}
+        caller = Caller(user=getpass.getuser(), machine=os.uname().nodename, pid=os.getpid())
+        self._links = {h.name: self._link(h.name, caller) for h in hosts}
+        self._desired: dict[str, tuple[Visit, ...]] = {h.name: () for h in hosts}
+        self._specs: dict[int, Visit] = {}
+        self._poked = {h.name: asyncio.Event() for h in hosts}
+        self._wake = asyncio.Event()
+        self._mode = Mode.RUN
+        self._stopping = False
+        self._asked = False
+        self._outdated = False
+        self._unusable_since: float | None = None
+        self._told: dict[str, str] = {}
+        for host in hosts:
+            ledger.see_host(host.name, host.machine, host.target.platform.value, host.target.devices)
+
+    def stop(self) -> None:
+        """Assign nothing more; `run` returns when asked to leave or when what runs has ended."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> Finish:
+        """Until nothing is left, nothing can be done, or `stop` was called."""
+        self._desire(self._ledger.snapshot())
+        return await self._meanwhile(self._planned)
+
+    async def release(self) -> None:
+        """Stops what still runs, hears of its end, and lets the hosts go, so that another ledger need not wait."""
+        self._mode = Mode.DRAIN
+        self._desired = dict.fromkeys(self._desired, ())
+        deadline = self._clock() + RELEASE_S
+
+        def released() -> bool | None:
+            ours = any(desk.state in USABLE | {HostState.DRAINING} for desk in self._desks.values())
+            return None if ours and self._clock() < deadline else True
+
+        await self._meanwhile(released)
+
+    async def _meanwhile(self, done: Callable[[], Result | None]) -> Result:
+        """Talks to every host until `done` has a result; asks it whenever something was heard, and every TICK_S."""
+        conversations = [asyncio.create_task(self._converse(name)) for name in self._desks]
+        try:
+            while True:
+                for conversation in conversations:
+                    if conversation.done():
+                        conversation.result()
+                if (result := done()) is not None:
+                    return result
+                self._wake.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), TICK_S)
+        finally:
+            for conversation in conversations:
+                conversation.cancel()
+            await asyncio.gather(*conversations, return_exceptions=True)
+
+    # -- deciding ------------------------------------------------------------------------------------------------
+
+    def _planned(self) -> Finish | None:
+        """Plans and applies until the plan has nothing more to say; then why to stop, if there is a reason."""
+        if self._ledger.changed() or not self._asked:
+            self._asked = True
+            requests.answer_all(self._ledger, self._execute)
+        while True:
+            snapshot = self._ledger.snapshot()
+            now = self._clock()
+            effects = plan(self._world(snapshot, now), now)
+            for effect in effects:
+                if isinstance(effect, Finish):
+                    return effect
+                self._apply(effect, now)
+            if not effects:
+                self._desire(snapshot)
+                self._show(snapshot)
+                return Finish() if self._stopping else self._give_up()
+
+    def _give_up(self) -> Finish | None:
+        """The code below this controller was edited: what it queued cannot be measured any more."""
+        if not self._outdated:
+            return None
+        return Finish(blocked="the code changed while this ran: run the matrix again with `--again` or `--same-series`")
+
+    def _execute(self, ledger: Ledger, verb: str, body: Mapping[str, Any]) -> str:
+        """Does what another process asked for. What is queued meanwhile is driven too."""
+        if verb != "queue":
+            return requests.execute(ledger, verb, body)
+        queued = requests.enqueue(ledger, body)
+        if self._scope is not None:
+            self._scope.add(queued.experiment)
+        return "\n".join(queued.sentences)
+
+    def _world(self, snapshot: Snapshot, now: float) -> World:
+        views = {name: desk.view() for name, desk in self._desks.items()}
+        if any(v.state in USABLE for v in views.values()):
+            self._unusable_since = None
+        elif self._unusable_since is None:
+            self._unusable_since = now
+        scope = None if self._scope is None else frozenset(self._scope)
+        return World(snapshot, views, scope, self._stopping, self._exclusive, self._unusable_since)
+
+    def _apply(self, effect: Assign | Close | Lose | TakeBack | Pause | Quarantine, now: float) -> None:
+        match effect:
+            case Assign(block, host, order):
+                self._ledger.lease(block.id, host, order)
+            case Close(block, why):
+                self._ledger.close_blocks([block], why)
+            case Lose(visit, kind, why):
+                self._ledger.lose(visit, kind, why)
+                self._progress.say(f"visit {visit} is given up as lost: {why}; its block is measured again")
+            case TakeBack(visit, host):
+                if self._ledger.take_back(visit):
+                    self._progress.say(f"visit {visit} is alive on {host} after all")
+            case Pause(experiment, why):
+                self._ledger.pause(experiment, why)
+                self._progress.say(f"{experiment} is paused: {why}")
+            case Quarantine(host, why):
+                self._desks[host].quarantine(why, now)
+                self._ledger.note("quarantined", why, host=host)
+                self._progress.say(f"{host} is set aside: {why}")
+
+    def _desire(self, snapshot: Snapshot) -> None:
+        """Tells every host its full set: its open visits, and lost ones that may yet prove alive while their block is
+        open and nobody else has it. A visit lost with its spool never comes back and must not be started again."""
+        taken = {v.block for v in snapshot.visits if v.state in OPEN_VISITS}
+        wanted: dict[str, list[Visit]] = {name: [] for name in self._desks}
+        for visit in snapshot.visits:
+            if visit.host in wanted and self._may_run(visit, taken):
+                wanted[visit.host].append(self._spec(visit))
+        for name, visits in wanted.items():
+            if [v.visit for v in visits] != [v.visit for v in self._desired[name]]:
+                self._desired[name] = tuple(visits)
+                self._poked[name].set()
+
+    @staticmethod
+    def _may_run(visit: OpenVisit, taken: set[int]) -> bool:
+        if visit.state in OPEN_VISITS:
+            return True
+        return visit.state is VisitState.LOST and visit.kind is Kind.HOST_LOST and visit.block not in taken
+
+    def _spec(self, visit: OpenVisit) -> Visit:
+        if visit.id not in self._specs:
+            self._specs[visit.id] = self._ledger.visit(visit.id, self._desks[visit.host].spec.target, self._code)
+        return self._specs[visit.id]
+
+    def _show(self, snapshot: Snapshot) -> None:
+        blocks = [b for b in snapshot.blocks if self._scope is None or b.experiment in self._scope]
+        running = [v for v in snapshot.visits if v.state in OPEN_VISITS]
+        machines = {d.spec.machine for d in self._desks.values()} if self._exclusive else set(self._desks)
+        waiting = "" if running else "; ".join(f"{n}: {d.reason}" for n, d in self._desks.items() if d.reason)
+        self._progress.left(len(blocks), len(running), len(machines), waiting)
+
+    # -- talking -------------------------------------------------------------------------------------------------
+
+    def _link(self, name: str, caller: Caller) -> Link:
+        spool = self._ledger.spool_of(name)
+        acked = self._ledger.acked(spool) if spool else 0
+        return Link(self._ledger.ledger_id, caller, self._ledger.epoch, spool, acked, self._clock())
+
+    async def _converse(self, name: str) -> None:
+        """One host's conversation, for ever; a dead actor is replaced, and tells what became of the visit it had."""
+        while True:
+            try:
+                await self._find(name)
+                await self._poll(name)
+            except HostDown as down:
+                self._transport.discard(name)
+                self._desks[name].on_down(str(down))
+                self._miss(name, self._call(name).order, str(down))
+                await asyncio.sleep(RETRY_S)
+
+    async def _find(self, name: str) -> None:
+        """Waits for the host's actor. Raises HostDown."""
+        finding = asyncio.create_task(self._transport.ensure(name))
+        try:
+            while not (await asyncio.wait({finding}, timeout=ENSURE_S))[0]:
+                self._miss(name, self._call(name).order, "no actor answers there yet")
+            finding.result()
+        finally:
+            finding.cancel()
+
+    async def _poll(self, name: str) -> None:
+        """Long polls, and a newer call whenever what is desired changes. Raises HostDown."""
+        poked = self._poked[name]
+        while True:
+            poked.clear()
+            call = self._call(name)
+            reply = asyncio.create_task(self._transport.sync(name, call.model_dump_json()))
+            poke = asyncio.create_task(poked.wait())
+            await asyncio.wait({reply, poke}, timeout=call.wait_s + ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
+            poke.cancel()
+            if reply.done():
+                self._hear(name, Observation.model_validate_json(reply.result()))
+                continue
+            # the answer of an older call, should it still come, is nobody's business
+            reply.add_done_callback(lambda task: task.cancelled() or task.exception())
+            if not poked.is_set():
+                self._miss(name, call.order, "it does not answer")
+
+    def _call(self, name: str) -> Call:
+        wait_s = WAIT_S if self._mode is Mode.RUN else DRAIN_WAIT_S
+        return self._links[name].next_call(self._desired[name], self._mode, self._clock(), wait_s)
+
+    def _miss(self, name: str, order: tuple[int, int], reason: str) -> None:
+        link, now = self._links[name], self._clock()
+        link.on_miss(order, now)
+        self._desks[name].on_miss(link.health(now) is Health.LOST, reason)
+        self._tell(name)
+        self._wake.set()
+
+    def _hear(self, name: str, reply: Observation) -> None:
+        """Folds an answer in: events into the ledger first, then the host's state. Raises HostDown."""
+        link, desk, now = self._links[name], self._desks[name], self._clock()
+        match link.on_reply(reply, now):
+            case Ingest(seen, entries, fault):
+                if fault:
+                    self._ledger.note(fault.fault, fault.detail, host=name)
+                if entries:
+                    done = self._ledger.ingest(seen.spool_id, name, entries)
+                    link.committed(seen.spool_id, done.acked_seq)
+                    for ended in done.ended:
+                        self._report(ended)
+                desk.on_observation(seen, now)
+            case Adopt(spool_id, _):
+                for visit in self._ledger.new_spool(name, spool_id):
+                    self._progress.say(f"visit {visit} is lost: {name} has no record of it any more")
+                link.adopted(spool_id, self._ledger.acked(spool_id))
+            case Held():
+                desk.on_observation(reply, now)
+            case Replace(protocol):
+                raise HostDown(f"its actor speaks protocol {protocol}: it is replaced")
+            case Dropped():
+                return
+        self._tell(name)
+        self._wake.set()
+
+    def _tell(self, name: str) -> None:
+        """Says once when a host's condition changes for the worse."""
+        desk = self._desks[name]
+        ill = desk.reason and desk.state not in USABLE and self._mode is Mode.RUN
+        said = f"{name} is {desk.state}: {desk.reason}" if ill else ""
+        if said and self._told.get(name) != said:
+            self._progress.say(said)
+        self._told[name] = said
+
+    def _report(self, ended: EndedVisit) -> None:
+        good = {Outcome.OK, Outcome.CHECKED, Outcome.UNSUPPORTED}
+        useful = bool(ended.condemned) or any(run.outcome in good for run in ended.runs)
+        self._desks[ended.host].on_visit_ended(useful, ended.reason, self._clock())
+        self._progress.visit_ended(visit_line(ended), ended.wall_s)
+        if ended.kind is Kind.ENVIRONMENT_MISMATCH and code_hash() != self._code:
+            self._outdated = True

@@ -1,0 +1,69 @@
+"""Actor handles: one detached Ray actor a host, pinned by our label, found again by its name.
+
+Retries belong to the plan, so actors are never restarted by Ray. "Ray says the actor died" means only that: the handle
+is dropped (its name freed with `ray.kill` first) and the next call makes a new actor, which tells from its spool what
+became of the old one.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from infra.pool import HostSpec
+from orchestrator.controller import HostDown
+from workers.actor import HostActor, actor_class
+from workers.host.config import HostConfig
+
+# A selector that matches no node pends for ever without an error, so creation has a deadline of its own: an actor
+# starts in about 1.2 s, a loaded two-core machine has been seen to take 15 s.
+CREATE_S = 60.0
+
+
+class Fleet:
+    """The pool's actors by host name."""
+
+    def __init__(self, hosts: Sequence[HostSpec], configs: dict[str, HostConfig]) -> None:
+        self._hosts = {h.name: h for h in hosts}
+        self._configs = configs
+        self._handles: dict[str, ActorHandle[HostActor]] = {}
+
+    async def sync(self, host: str, call: str) -> str:
+        """One call of the protocol, both ways as JSON. Raises HostDown when there is no actor to answer it."""
+        handle = self._handles[host]
+        try:
+            return str(await handle.sync.remote(call))
+        except RayError as e:
+            raise HostDown(_sentence(e)) from e
+
+    async def ensure(self, host: str) -> None:
+        """Finds the host's actor, or makes it. Raises HostDown."""
+        if host in self._handles:
+            return
+        spec = self._hosts[host]
+        handle = (
+            actor_class()
+            .options(name=f"host:{host}", lifetime="detached", get_if_exists=True, label_selector=spec.selector or None)
+            .remote(self._configs[host].model_dump_json())
+        )
+        self._handles[host] = handle
+        try:
+            async with asyncio.timeout(CREATE_S):
+                await handle.__ray_ready__.remote()
+        except TimeoutError as e:
+            raise HostDown(f"no actor could be started on {host} within {CREATE_S:.0f} s") from e
+        except RayError as e:
+            raise HostDown(_sentence(e)) from e
+
+    def discard(self, host: str) -> None:
+        """Forgets the host's actor and frees its name: whatever it was running is killed with it."""
+        handle = self._handles.pop(host, None)
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

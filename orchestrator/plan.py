@@ -1,0 +1,238 @@
+"""The functional core: `plan(world, now) -> effects`. Pure: no clock, no ledger, no Ray.
+
+What it keeps: at most one open visit per block, per host and per machine (two timings at once falsify each other); no
+visit on a host whose last probe was not clean; a block goes first to the ready host that has measured its group least
+and not back to the host it failed on while another is usable; failing hosts are backed off, waiting work never is.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from core.failures import MEANING, Blame, Kind, blame
+from core.ledger.snapshot import OpenBlock, OpenVisit, SeriesView, Snapshot
+from core.lifecycle import OPEN_VISITS, Arm, HostState, VisitState
+
+# The first jobs of a series failing alike say that the matrix is wrong, not the jobs: three, because two may share a
+# value by chance and four would cost a compile more to learn nothing.
+SAME_FAILURE = 3
+
+# A host that failed this many visits in a row without one useful run is set aside until a later probe.
+BAD_VISITS = 3
+
+# Waiting longer than this for any usable host helps nobody: the person should know.
+NO_HOST_S = 600.0
+
+# A host with one of these may still take work, or take it again, without anyone's help.
+USABLE = frozenset({HostState.READY, HostState.BUSY, HostState.SUSPECT})
+
+
+class HostView(NamedTuple):
+    """A host as its controller sees it now. Times are the controller's own monotonic seconds."""
+
+    name: str
+    machine: str
+    state: HostState
+    reason: str = ""
+    alive: frozenset[int] = frozenset()  # visits it says it executes
+    lost: bool = False  # enough fresh misses to give up on its visit
+    bad_visits: int = 0  # in a row, without a useful run
+    trouble: str = ""  # what the last of them said
+    not_before: float = 0.0  # backed off until then
+
+
+class World(NamedTuple):
+    """All that is known when a decision is taken. `scope`: the experiments to drive; None for all."""
+
+    ledger: Snapshot
+    hosts: Mapping[str, HostView]
+    scope: frozenset[str] | None = None
+    stopping: bool = False
+    exclusive: bool = True  # one timing visit per machine at a time
+    unusable_since: float | None = None  # since when no host was usable
+
+
+class Assign(NamedTuple):
+    block: OpenBlock
+    host: str
+    order: tuple[int, ...]
+
+
+class Close(NamedTuple):
+    block: int
+    why: str
+
+
+class Lose(NamedTuple):
+    visit: int
+    kind: Kind
+    why: str
+
+
+class TakeBack(NamedTuple):
+    visit: int
+    host: str
+
+
+class Pause(NamedTuple):
+    experiment: str
+    why: str
+
+
+class Quarantine(NamedTuple):
+    host: str
+    why: str
+
+
+class Finish(NamedTuple):
+    """Nothing is left to do here, or nothing can be done: what stands in the way, in a sentence."""
+
+    blocked: str = ""
+    paused: str = ""
+
+
+Effect = Assign | Close | Lose | TakeBack | Pause | Quarantine | Finish
+
+
+def plan(world: World, now: float) -> list[Effect]:
+    """What to do next, in order. Calling it again after the effects have been applied yields what is left."""
+    effects: list[Effect] = [*_visits(world), *_quarantines(world), *_pauses(world)]
+    paused = {e.experiment for e in effects if isinstance(e, Pause)}
+    set_aside = {e.host for e in effects if isinstance(e, Quarantine)}
+    blocks = [b for b in world.ledger.blocks if _in_scope(world, b.experiment)]
+    open_visits = [v for v in world.ledger.visits if v.state in OPEN_VISITS]
+    visited = {v.block for v in open_visits}
+    waiting: list[OpenBlock] = []
+    for block in blocks:
+        if block.id in visited:
+            continue
+        if not runnable(block.arms, world.ledger.series[block.series]):
+            effects.append(Close(block.id, "dropped: what is left of it failed for good"))
+        else:
+            waiting.append(block)
+    held_up = [b for b in waiting if b.experiment in paused or world.ledger.series[b.series].paused]
+    ready = [b for b in waiting if b not in held_up]
+    if not world.stopping:
+        effects += _assign(world, ready, open_visits, set_aside, now)
+    running = [v for v in open_visits if _in_scope(world, v.experiment)]
+    if not effects and not running:
+        if world.stopping or not waiting:
+            effects.append(Finish())
+        elif not ready:
+            effects.append(Finish(paused=_paused_sentence(world, held_up)))
+        elif world.unusable_since is not None and now - world.unusable_since >= NO_HOST_S:
+            effects.append(Finish(blocked=_no_host_sentence(world)))
+    return effects
+
+
+def runnable(arms: Sequence[Arm], series: SeriesView) -> tuple[Arm, ...]:
+    """The arms of a block that are still worth a visit, each with its reference.
+
+    An arm that failed for good is not. An arm whose reference failed for good has nothing to be compared with: one good
+    run of it is enough. A reference that nobody is left to compare with is not measured for its own sake.
+    """
+    alive = [a for a in arms if a.job not in series.failed]
+    references = {a.slot for a in alive if a.reference == a.slot}
+    compared = {a.reference for a in arms if a.reference != a.slot}
+    chosen: set[int] = set()
+    for arm in alive:
+        if arm.reference == arm.slot:
+            if arm.slot not in compared:
+                chosen.add(arm.slot)
+        elif arm.reference in references:
+            chosen |= {arm.slot, arm.reference}
+        elif arm.job not in series.measured:
+            chosen.add(arm.slot)
+    return tuple(a for a in alive if a.slot in chosen)
+
+
+def order(arms: Sequence[Arm], ordinal: int) -> tuple[int, ...]:
+    """The slots in the order of execution: reversed in odd blocks, and rotated by one every two, so that a drift inside
+    a visit cancels exactly over each pair of blocks and no arm is always first."""
+    slots = [a.slot for a in arms]
+    start = ordinal // 2 % len(slots)
+    rotated = slots[start:] + slots[:start]
+    return tuple(reversed(rotated)) if ordinal % 2 else tuple(rotated)
+
+
+def _in_scope(world: World, experiment: str) -> bool:
+    return world.scope is None or experiment in world.scope
+
+
+def _visits(world: World) -> Iterator[Effect]:
+    """Give up visits of lost hosts; take back a lost one that proves alive while nobody else has its block."""
+    measured_elsewhere = {v.block for v in world.ledger.visits if v.state in OPEN_VISITS}
+    busy_hosts = {v.host for v in world.ledger.visits if v.state in OPEN_VISITS}
+    for visit in world.ledger.visits:
+        host = world.hosts.get(visit.host)
+        if visit.state in OPEN_VISITS:
+            if host is None:
+                yield Lose(visit.id, Kind.HOST_LOST, f"{visit.host} is not in this pool")
+            elif host.lost:
+                yield Lose(visit.id, Kind.HOST_LOST, f"{visit.host}: {host.reason}")
+        elif (
+            visit.state is VisitState.LOST
+            and host is not None
+            and visit.id in host.alive
+            and visit.block not in measured_elsewhere
+            and visit.host not in busy_hosts
+        ):
+            measured_elsewhere.add(visit.block)
+            busy_hosts.add(visit.host)
+            yield TakeBack(visit.id, visit.host)
+
+
+def _quarantines(world: World) -> Iterator[Quarantine]:
+    for host in world.hosts.values():
+        if host.bad_visits >= BAD_VISITS and host.state in {HostState.READY, HostState.BUSY}:
+            yield Quarantine(host.name, f"{host.bad_visits} visits in a row failed there: {host.trouble}")
+
+
+def _pauses(world: World) -> Iterator[Pause]:
+    for series in world.ledger.series.values():
+        first = series.verdicts[:SAME_FAILURE]
+        alike = len(first) == SAME_FAILURE and len(set(first)) == 1 and first[0] is not None
+        if alike and len(series.verdicts) == SAME_FAILURE and not series.paused and _in_scope(world, series.experiment):
+            kind = first[0]
+            assert kind is not None
+            if blame(kind) is not Blame.HOST:
+                why = f"its first {SAME_FAILURE} jobs all failed with {kind}: {MEANING[kind].advice}"
+                yield Pause(series.experiment, why)
+
+
+def _assign(
+    world: World, ready: list[OpenBlock], open_visits: list[OpenVisit], set_aside: set[str], now: float
+) -> Iterator[Assign]:
+    occupied = {v.host for v in open_visits} | set_aside
+    machines = Counter(world.hosts[v.host].machine for v in open_visits if v.host in world.hosts)
+    # a visit given up as lost may still be running there: its machine is not idle while the host says so
+    machines.update(h.machine for h in world.hosts.values() if h.alive and h.name not in occupied)
+    free = {
+        h.name: h
+        for h in world.hosts.values()
+        if h.state is HostState.READY and now >= h.not_before and h.name not in occupied and not h.alive and not h.lost
+    }
+    usable = {h.name for h in world.hosts.values() if h.state in USABLE}
+    for block in ready:
+        candidates = [
+            h
+            for h in free.values()
+            if not (world.exclusive and machines[h.machine]) and not (h.name == block.avoid_host and len(usable) > 1)
+        ]
+        if not candidates:
+            continue
+        host = min(candidates, key=lambda h: (block.measured_by.get(h.name, 0), h.name))
+        arms = runnable(block.arms, world.ledger.series[block.series])
+        yield Assign(block, host.name, order(arms, block.ordinal))
+        del free[host.name]
+        machines[host.machine] += 1
+
+
+def _paused_sentence(world: World, held_up: list[OpenBlock]) -> str:
+    reasons = {b.experiment: world.ledger.series[b.series].paused or "paused" for b in held_up}
+    return "; ".join(f"{e} is paused ({why}): `hillclimb resume {e}` goes on" for e, why in sorted(reasons.items()))
+
+
+def _no_host_sentence(world: World) -> str:
+    hosts = "; ".join(f"{h.name} is {h.state}{f' ({h.reason})' if h.reason else ''}" for h in world.hosts.values())
+    return f"no usable host for {NO_HOST_S / 60:.0f} minutes: {hosts or 'the pool has no hosts'}"

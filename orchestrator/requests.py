@@ -1,0 +1,93 @@
+"""What can be asked of whoever decides for a ledger: executed here, or by the controller that holds it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from core.code import code_hash
+from core.errors import HillclimbError
+from core.ledger.errors import LedgerHeld
+from core.ledger.lock import user_name
+from core.ledger.requests import ask, wait_for_answer
+from core.ledger.writer import Enqueued, Ledger, OnChange
+from core.matrix import Overrides, expand
+
+# A controller looks for requests twice a second. One that does not answer in this time is stopped or very busy: the
+# request stays where it is until it, or the next controller, gets to it.
+ANSWER_S = 10.0
+
+REFUSED = "refused: "
+
+
+class Queued(NamedTuple):
+    experiment: str
+    ledger: Enqueued
+    sentences: tuple[str, ...]
+
+
+def queue_body(text: str, place: str, overrides: Overrides, on_change: OnChange) -> dict[str, Any]:
+    """The body of a `queue` request: complete, so that whoever executes it needs none of our files."""
+    return {
+        "text": text,
+        "place": place,
+        "overrides": overrides.model_dump_json(),
+        "on_change": on_change.value,
+        "code": code_hash(),
+    }
+
+
+def enqueue(ledger: Ledger, body: Mapping[str, Any]) -> Queued:
+    """Queues a matrix. Raises MatrixError, SeriesChanged."""
+    expansion = expand(body["text"], body["place"], Overrides.model_validate_json(body["overrides"]))
+    done = ledger.enqueue(expansion, body["code"], OnChange(body["on_change"]))
+    what = f"{done.cells} cells are {done.jobs} jobs in {len(expansion.groups)} groups; series {done.ordinal}"
+    left = f"{done.blocks_open} blocks to measure" if done.blocks_open else "nothing to do"
+    measured = f"{done.blocks_done} blocks are measured already, " if done.blocks_done else ""
+    summary = f"{expansion.experiment}: {what}: {measured}{left}"
+    return Queued(expansion.experiment, done, (*expansion.notes, *done.sentences, summary))
+
+
+def execute(ledger: Ledger, verb: str, body: Mapping[str, Any]) -> str:
+    """Does what was asked and says what was done. Raises HillclimbError."""
+    match verb:
+        case "queue":
+            return "\n".join(enqueue(ledger, body).sentences)
+        case "cancel":
+            return ledger.cancel(body["experiment"], body["where"])
+        case "retry":
+            return ledger.retry(body["experiment"], body["where"])
+        case "pause":
+            return ledger.pause(body["experiment"], body["why"])
+        case "resume":
+            return ledger.resume(body["experiment"])
+        case _:
+            raise HillclimbError(f"the request {verb!r} is unknown here: bring both sides to the same version")
+
+
+def answer_all(ledger: Ledger, do: Callable[[Ledger, str, Mapping[str, Any]], str] = execute) -> None:
+    """Executes what other processes asked for, first asked first."""
+    for request in ledger.requests():
+        try:
+            answer = do(ledger, request.verb, request.body)
+        except HillclimbError as error:
+            answer = f"{REFUSED}{error}"
+        ledger.answer(request.id, answer)
+
+
+def decide(path: Path, verb: str, body: Mapping[str, Any]) -> str:
+    """Executes at once when nobody holds the ledger, else asks its holder: durable before it is acknowledged.
+
+    Raises HillclimbError, also for what the holder refuses.
+    """
+    try:
+        with Ledger.open(path) as ledger:
+            answer_all(ledger)
+            return execute(ledger, verb, body)
+    except LedgerHeld as held:
+        request = ask(path, verb, body, user_name())
+        answer = wait_for_answer(path, request, ANSWER_S)
+        if answer is None:
+            return f"request {request} is stored; no answer in {ANSWER_S:.0f} s, it will be executed later: {held}"
+        if answer.startswith(REFUSED):
+            raise HillclimbError(answer.removeprefix(REFUSED)) from held
+        return answer

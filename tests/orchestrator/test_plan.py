@@ -1,0 +1,193 @@
+"""The planner: who gets which block, what is given up, and when there is nothing left to do."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.failures import Kind
+from core.ledger.snapshot import OpenBlock, OpenVisit, SeriesView, Snapshot
+from core.lifecycle import Arm, HostState, VisitState
+from orchestrator.plan import (
+    BAD_VISITS,
+    NO_HOST_S,
+    Assign,
+    Close,
+    Finish,
+    HostView,
+    Lose,
+    Pause,
+    Quarantine,
+    TakeBack,
+    World,
+    order,
+    plan,
+    runnable,
+)
+
+PAIR = (Arm(0, "ref", 0), Arm(1, "arm", 0))
+
+
+def block(id=1, arms=PAIR, ordinal=0, avoid=None, measured_by=None, experiment="x", series=1):
+    return OpenBlock(id, experiment, series, "g", ordinal, arms, "first", avoid, measured_by or {})
+
+
+def series(id=1, experiment="x", paused=None, verdicts=(), measured=(), failed=()):
+    return SeriesView(id, experiment, paused, tuple(verdicts), frozenset(measured), frozenset(failed))
+
+
+def host(name="h", machine=None, state=HostState.READY, **fields):
+    return HostView(name, machine or name, state, **fields)
+
+
+def world(blocks=(), hosts=(), visits=(), all_series=(), **fields):
+    views = {h.name: h for h in hosts}
+    return World(Snapshot(tuple(blocks), tuple(visits), {s.id: s for s in all_series or (series(),)}), views, **fields)
+
+
+def assigned(effects):
+    return [(e.block.id, e.host) for e in effects if isinstance(e, Assign)]
+
+
+def test_plan_with_a_ready_host_assigns_the_first_block_in_queue_order():
+    effects = plan(world([block(1), block(2)], [host()]), now=0)
+    assert assigned(effects) == [(1, "h")]
+
+
+def test_plan_with_two_hosts_on_one_machine_runs_one_visit_at_a_time():
+    hosts = [host("a", machine="m"), host("b", machine="m")]
+    assert assigned(plan(world([block(1), block(2)], hosts), now=0)) == [(1, "a")]
+    assert assigned(plan(world([block(1), block(2)], hosts, exclusive=False), now=0)) == [(1, "a"), (2, "b")]
+
+
+def test_plan_with_a_lost_visit_still_alive_keeps_its_machine_occupied():
+    hosts = [host("a", machine="m", state=HostState.BUSY, alive=frozenset({9})), host("b", machine="m")]
+    assert assigned(plan(world([block(1)], hosts), now=0)) == []
+
+
+def test_plan_prefers_the_host_that_measured_the_group_least():
+    hosts = [host("a"), host("b")]
+    assert assigned(plan(world([block(measured_by={"a": 1})], hosts), now=0)) == [(1, "b")]
+
+
+def test_plan_with_an_avoided_host_waits_for_another_usable_one():
+    busy = host("b", state=HostState.BUSY, alive=frozenset({5}))
+    visits = [OpenVisit(5, 7, "x", "b", VisitState.RUNNING)]
+    assert assigned(plan(world([block(avoid="a")], [host("a"), busy], visits), now=0)) == []
+
+
+def test_plan_with_an_avoided_host_alone_in_the_pool_uses_it():
+    assert assigned(plan(world([block(avoid="a")], [host("a")]), now=0)) == [(1, "a")]
+
+
+def test_plan_before_a_host_s_backoff_is_over_assigns_nothing_to_it():
+    backed_off = world([block()], [host(not_before=10.0)])
+    assert assigned(plan(backed_off, now=9.9)) == []
+    assert assigned(plan(backed_off, now=10.0)) == [(1, "h")]
+
+
+def test_plan_for_each_unusable_state_assigns_nothing():
+    for state in set(HostState) - {HostState.READY}:
+        assert assigned(plan(world([block()], [host(state=state)]), now=0)) == []
+
+
+def test_plan_with_an_open_visit_assigns_neither_its_block_nor_its_host():
+    visits = [OpenVisit(3, 1, "x", "h", VisitState.LEASED)]
+    assert plan(world([block(1), block(2)], [host()], visits), now=0) == []
+
+
+def test_plan_with_a_lost_host_gives_its_visit_up():
+    lost = host(state=HostState.UNKNOWN, lost=True, reason="silent")
+    effects = plan(world([block()], [lost], [OpenVisit(3, 1, "x", "h", VisitState.RUNNING)]), now=0)
+    assert [(e.visit, e.kind) for e in effects if isinstance(e, Lose)] == [(3, Kind.HOST_LOST)]
+
+
+def test_plan_with_a_host_that_left_the_pool_gives_its_visit_up():
+    effects = plan(world([block()], [host("other")], [OpenVisit(3, 1, "x", "gone", VisitState.RUNNING)]), now=0)
+    assert [e.visit for e in effects if isinstance(e, Lose)] == [3]
+
+
+def test_plan_with_a_lost_visit_that_is_alive_takes_it_back():
+    alive = host(state=HostState.BUSY, alive=frozenset({3}))
+    lost = OpenVisit(3, 1, "x", "h", VisitState.LOST, Kind.HOST_LOST)
+    assert plan(world([block()], [alive], [lost]), now=0) == [TakeBack(3, "h")]
+
+
+def test_plan_with_a_lost_visit_whose_block_is_measured_elsewhere_leaves_it():
+    alive = host("a", state=HostState.BUSY, alive=frozenset({3}))
+    visits = [OpenVisit(3, 1, "x", "a", VisitState.LOST), OpenVisit(4, 1, "x", "b", VisitState.RUNNING)]
+    assert plan(world([block()], [alive, host("b", state=HostState.BUSY)], visits), now=0) == []
+
+
+def test_plan_with_too_many_bad_visits_quarantines_the_host():
+    bad = host(bad_visits=BAD_VISITS, trouble="the runner died")
+    (quarantine,) = plan(world([block()], [bad]), now=0)
+    assert isinstance(quarantine, Quarantine)
+    assert "the runner died" in quarantine.why
+
+
+def test_plan_when_the_first_jobs_fail_alike_pauses_and_assigns_nothing():
+    alike = series(verdicts=[Kind.COMPILE_ERROR] * 3, failed={"a", "b", "c"})
+    effects = plan(world([block()], [host()], all_series=[alike]), now=0)
+    assert [e.experiment for e in effects if isinstance(e, Pause)] == ["x"]
+    assert assigned(effects) == []
+
+
+def test_plan_when_the_first_jobs_fail_differently_goes_on():
+    mixed = series(verdicts=[Kind.COMPILE_ERROR, None, Kind.COMPILE_ERROR], failed={"a", "c"})
+    assert assigned(plan(world([block()], [host()], all_series=[mixed]), now=0)) == [(1, "h")]
+
+
+def test_plan_with_nothing_open_finishes():
+    assert plan(world([], [host()]), now=0) == [Finish()]
+
+
+def test_plan_with_only_paused_work_finishes_and_says_so():
+    (finish,) = plan(world([block()], [host()], all_series=[series(paused="lunch")]), now=0)
+    assert isinstance(finish, Finish)
+    assert "lunch" in finish.paused
+    assert "resume" in finish.paused
+
+
+def test_plan_without_a_usable_host_gives_up_after_ten_minutes_and_says_why():
+    def waiting(now):
+        gone = host(state=HostState.QUARANTINED, reason="busy")
+        return plan(world([block()], [gone], unusable_since=0.0), now=now)
+
+    assert waiting(NO_HOST_S - 1) == []
+    (finish,) = waiting(NO_HOST_S)
+    assert isinstance(finish, Finish)
+    assert "quarantined" in finish.blocked
+    assert "busy" in finish.blocked
+
+
+def test_plan_outside_its_scope_touches_nothing():
+    assert plan(world([block()], [host()], scope=frozenset({"y"})), now=0) == [Finish()]
+
+
+def test_plan_while_stopping_assigns_nothing():
+    assert plan(world([block()], [host()], stopping=True), now=0) == [Finish()]
+
+
+def test_plan_with_a_block_whose_arms_all_failed_closes_it():
+    effects = plan(world([block()], [host()], all_series=[series(failed={"arm"})]), now=0)
+    assert [e.block for e in effects if isinstance(e, Close)] == [1]
+
+
+def test_runnable_without_its_reference_runs_an_arm_once_only():
+    assert [a.slot for a in runnable(PAIR, series(failed={"ref"}))] == [1]
+    assert runnable(PAIR, series(failed={"ref"}, measured={"arm"})) == ()
+
+
+def test_runnable_with_a_reference_alone_in_its_group_runs_it():
+    assert [a.slot for a in runnable((Arm(0, "only", 0),), series())] == [0]
+
+
+@given(st.integers(1, 16), st.integers(0, 40))
+def test_order_over_two_blocks_gives_every_arm_the_same_mean_position(arms, pair):
+    slots = [Arm(i, str(i), 0) for i in range(arms)]
+    even, odd = order(slots, 2 * pair), order(slots, 2 * pair + 1)
+    assert {even.index(i) + odd.index(i) for i in range(arms)} == {arms - 1}
+
+
+def test_order_over_blocks_rotates():
+    slots = [Arm(i, str(i), 0) for i in range(4)]
+    assert [order(slots, b) for b in range(4)] == [(0, 1, 2, 3), (3, 2, 1, 0), (1, 2, 3, 0), (0, 3, 2, 1)]

@@ -1,0 +1,108 @@
+"""The Ray actor: a selftest visit through `sync`, a killed runner, a killed actor and the one after it."""
+
+import json
+import os
+import secrets
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from core.events import Entry, Environment, RunEnded, RunnerBegan, VisitEnded
+from core.failures import Kind
+from core.job import SelftestJob
+from core.protocol import Controller, Mode, Observation
+from core.visit import Slot, Visit
+from orchestrator.link import Adopt, Ingest, Link
+from workers.actor import actor_class
+from workers.host.config import HostConfig
+from workers.host.process import Identity, is_alive
+
+pytestmark = pytest.mark.slow
+
+ME = Controller(user="ann", machine="desk", pid=os.getpid())
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory):
+    """An embedded Ray with a token of its own."""
+    token = tmp_path_factory.mktemp("auth") / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        import ray
+
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, labels={"hillclimb-host": "h"}, log_to_driver=False
+        )
+        yield ray
+        ray.shutdown()
+
+
+class Client:
+    """Calls an actor as a controller would and keeps what it ingests."""
+
+    def __init__(self, ray, state: Path, epoch: int) -> None:
+        self._ray = ray
+        config = HostConfig(host="h", state=str(state), grace_s=0.5)
+        options = {"name": f"h-{epoch}", "lifetime": "detached", "label_selector": {"hillclimb-host": "h"}}
+        self.actor = actor_class().options(**options).remote(config.model_dump_json())
+        self._link = Link("ledger", ME, epoch, None, 0, time.monotonic())
+        self.entries: list[Entry] = []
+
+    def sync(self, *visits: Visit) -> None:
+        call = self._link.next_call(visits, Mode.RUN, time.monotonic())
+        reply = Observation.model_validate_json(
+            self._ray.get(self.actor.sync.remote(call.model_dump_json()), timeout=60)
+        )
+        match self._link.on_reply(reply, time.monotonic()):
+            case Adopt(spool_id=spool_id):
+                self._link.adopted(spool_id, 0)
+            case Ingest(entries=entries):
+                self.entries += entries
+                if entries:
+                    self._link.committed(reply.spool_id, entries[-1].seq)
+
+    def until(self, kind: type, *visits: Visit) -> list:
+        deadline = time.monotonic() + 60
+        while not (found := [e.body for e in self.entries if isinstance(e.body, kind)]):
+            assert time.monotonic() < deadline, [e.body for e in self.entries]
+            self.sync(*visits)
+        return found
+
+
+def visit(number: int, *jobs: SelftestJob) -> Visit:
+    slots = tuple(Slot(slot=slot, job=job) for slot, job in enumerate(jobs))
+    return Visit(visit=number, slots=slots, iters=2, warmup=1)
+
+
+def test_actor_runs_visits_classifies_deaths_and_is_followed(ray, tmp_path: Path) -> None:
+    client = Client(ray, tmp_path, epoch=1)
+    dying = SelftestJob(end="signal", signal=signal.SIGKILL, phase="check")
+    (ended,) = client.until(VisitEnded, visit(1, SelftestJob(), dying))
+    assert ended.state == "finished"
+    runs = {entry.body.slot: entry.body for entry in client.entries if isinstance(entry.body, RunEnded)}
+    assert (runs[0].outcome, runs[1].kind, runs[1].exit_status) == ("ok", Kind.KILLED, "signal 9 (SIGKILL)")
+    assert any(isinstance(entry.body, Environment) for entry in client.entries)
+
+    client.entries.clear()
+    hanging = visit(2, SelftestJob(end="hang", phase="measure"))
+    (began,) = client.until(RunnerBegan, hanging)
+    runner = Identity(began.pid, began.start_time)
+    environ = Path(f"/proc/{runner.pid}/environ").read_bytes().split(b"\0")
+    assert not [pair for pair in environ if pair.startswith((b"RAY_", b"OMP_NUM_THREADS", b"CUDA_VISIBLE"))]
+    ray.kill(client.actor)
+    deadline = time.monotonic() + 10
+    while is_alive(runner):
+        assert time.monotonic() < deadline, "the runner outlived its actor"
+
+    following = Client(ray, tmp_path, epoch=2)
+    *_, ended = following.until(VisitEnded, hanging)
+    last = [entry.body for entry in following.entries][-1]
+    assert isinstance(last, VisitEnded)
+    assert (last.state, last.kind) == ("failed", Kind.WORKER_LOST)
+    assert json.loads((tmp_path / "ledger" / "started").read_text())["visit"] == 2
+    ray.kill(following.actor)

@@ -1,0 +1,30 @@
+"""The Ray actor pinned on a host: one method, `sync`.
+
+Whoever creates it gives it a name, a lifetime and a label to be pinned by. It is never restarted and its calls are
+never repeated by Ray: retries belong to the plan.
+"""
+
+from typing import Any
+
+from workers.host.config import HostConfig
+from workers.host.service import HostService
+
+
+class HostActor:
+    """One host of a pool."""
+
+    def __init__(self, config: str) -> None:
+        """`config` is JSON of `workers.host.config.HostConfig`."""
+        self._service = HostService(HostConfig.model_validate_json(config))
+
+    async def sync(self, text: str) -> str:
+        """JSON of `core.protocol.Call` in, JSON of `core.protocol.Observation` out."""
+        return await self._service.sync(text)
+
+
+def actor_class() -> Any:
+    """`HostActor` as Ray wants it."""
+    import ray
+
+    # It holds no CPU: Ray must not keep a host waiting for one that a benchmark has.
+    return ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(HostActor)

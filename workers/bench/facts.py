@@ -1,0 +1,30 @@
+"""What a process finds before it measures: versions and the machine. What a JAX process adds stands in `devices`."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+TIMER = "wall_sync"
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux gives it, or what Python knows elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def installed(distribution: str) -> str:
+    """The installed version, or "" when it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+def process_facts(code: str) -> dict[str, str]:
+    """Facts of a process, JAX not needed. `code` is the code hash the host vouched for."""
+    return {"python": platform.python_version(), "cpu": cpu_model(), "code": code, "timer": TIMER}

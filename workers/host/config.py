@@ -1,0 +1,21 @@
+"""What an actor is told about its host when it is created."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from core.model import Frozen
+from core.visit import Target
+
+
+class HostConfig(Frozen):
+    """One host. Travels as JSON to the actor."""
+
+    host: str = Field(description="inventory name")
+    state: str = Field(description="directory on the host for lock, spools, scratch and compile cache")
+    target: Target = Target()
+    # A killed controller, a closed laptop or a cut link of a quarter of an hour costs no run; an accelerator that
+    # nobody asks about for longer is given back.
+    orphan_s: Annotated[float, Field(gt=0)] = 900.0
+    # libtpu resets its chips when it ends by TERM: TERM, wait, KILL freed them where KILL alone almost never did.
+    grace_s: Annotated[float, Field(ge=0)] = 10.0

@@ -1,0 +1,73 @@
+"""The selftest job's bench: no JAX, and an end that is chosen, for fault tests and for checks of a pool."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from core.job import End, SelftestJob
+from core.visit import Phase
+from workers.bench.bench import Checked
+
+# A line that no reader of events accepts.
+BAD_LINE = "this line is no event"
+
+
+@dataclass(frozen=True)
+class SelftestBench:
+    """Sleeps `sleep_s` an iteration and ends as the job says, in the phase it says."""
+
+    job: SelftestJob
+    write: Callable[[str], None]
+
+    def _reach(self, phase: Phase) -> None:
+        if self.job.phase != phase.value:
+            return
+        match End(self.job.end):
+            case End.OK | End.BAD_OUTPUT:
+                pass
+            case End.EXIT:
+                os._exit(self.job.exit_code)
+            case End.SIGNAL:
+                os.kill(os.getpid(), self.job.signal)
+            case End.HANG:
+                while True:
+                    signal.pause()
+
+    def inputs(self) -> str:
+        self._reach(Phase.INPUTS)
+        return self.job.id
+
+    def lower(self) -> str:
+        self._reach(Phase.LOWER)
+        return self.job.id
+
+    def compile(self) -> bool:
+        self._reach(Phase.COMPILE)
+        return False
+
+    def check(self) -> Checked:
+        self._reach(Phase.CHECK)
+        return Checked(())
+
+    def drop(self) -> None:
+        pass
+
+    def place(self) -> None:
+        pass
+
+    def warmup(self, calls: int) -> None:
+        self._reach(Phase.WARMUP)
+        time.sleep(self.job.sleep_s * calls)
+
+    def measure(self, calls: int) -> tuple[int, ...]:
+        self._reach(Phase.MEASURE)
+        if End(self.job.end) is End.BAD_OUTPUT:
+            self.write(BAD_LINE)
+        return tuple(self._iteration() for _ in range(calls))
+
+    def _iteration(self) -> int:
+        began = time.perf_counter_ns()
+        time.sleep(self.job.sleep_s)
+        return time.perf_counter_ns() - began

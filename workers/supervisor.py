@@ -1,0 +1,339 @@
+"""The supervisor: owns one visit, from its durable beginning to its last word.
+
+Invariants. Nothing starts before the visit's id is on disk, nor after a probe that was not clean. At most one runner of
+the visit lives. Every runner that began is said to have exited, with its `waitpid` status; every visit that began is
+said to have ended, once. A slot's run ends once: by the runner, or here when the runner could not.
+
+A runner that dies takes the slot it was at with it, not the visit: a fresh one takes the slots that remain. The second
+death ends the visit. A death before any slot was reached blames no run and ends the visit at once: every further runner
+would start the same way.
+
+It knows neither Ray nor the ledger. It runs on the actor's event loop, which forks (see `workers.host.child`); whatever
+waits for a disk or walks /proc happens in threads.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Protocol
+
+from core.events import HostFault, RunEnded, RunnerBegan, RunnerExited, VisitEnded
+from core.failures import Kind
+from core.protocol import Alive
+from core.visit import Phase, Slot, Visit
+from workers.bench.settings import process_settings
+from workers.host import exits
+from workers.host.child import Child
+from workers.host.inherit import inherited_environment
+from workers.host.probe import Probe
+from workers.host.progress import Progress
+from workers.host.wire import Lines, NoEvent
+from workers.runner import FRESH_PROCESS_EXIT
+
+# faulthandler writes the stacks of some dozen threads in milliseconds; a process whose handler is not armed yet dies of
+# the request at once.
+STACKS_S = 2.0
+# What a runner wrote before its deadline is read before it is judged, also by an actor that was stopped meanwhile.
+LAST_LOOK_S = 0.2
+# A host or a program that killed two runners would kill the third.
+LAST_DEATH = 2
+
+RUNNER = (sys.executable, "-P", "-m", "workers.runner")
+
+
+class Stop(Enum):
+    """Why a visit is ended from outside."""
+
+    CANCELLED = "the controller no longer wants the visit"
+    ORPHANED = "no controller has called for longer than the orphan clock"
+
+
+class Journal(Protocol):
+    """Where a visit's events go. Durable when awaited, unless `broken` says why not."""
+
+    @property
+    def broken(self) -> str: ...
+
+    async def begin(self) -> None: ...
+
+    async def write(self, *bodies: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a host gives its runners."""
+
+    scratch: Path
+    cache: Path
+    lock_descriptor: int
+    grace_s: float
+    probe: Callable[[], Awaitable[Probe]]
+    code: Callable[[], Awaitable[str]]
+    command: tuple[str, ...]
+
+
+def processes(slots: Sequence[Slot]) -> list[list[Slot]]:
+    """The slots by equal `env`, each kept in order, the groups in order of first appearance."""
+    groups: dict[tuple[tuple[str, str], ...], list[Slot]] = {}
+    for slot in slots:
+        groups.setdefault(tuple(sorted(slot.job.env.items())), []).append(slot)
+    return list(groups.values())
+
+
+class _Cause(Enum):
+    """Why we end a runner ourselves."""
+
+    STOP = "stop"
+    DISK = "disk"
+    BAD_OUTPUT = "bad_output"
+    STALL = "stall"
+
+
+@dataclass(frozen=True)
+class _Death:
+    """A runner that did not do what it was for."""
+
+    kind: Kind
+    reason: str
+
+
+class Supervisor:
+    """One visit. `run` executes it to its end; `stop` asks it to end before."""
+
+    def __init__(
+        self, visit: Visit, journal: Journal, workplace: Workplace, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._visit = visit
+        self._journal = journal
+        self._workplace = workplace
+        self._clock = clock
+        self._stop: Stop | None = None
+        self._bad_output: NoEvent | None = None
+        self._attention = asyncio.Event()
+        self._progress = Progress(since=clock())
+        self._ended: set[int] = set()
+
+    @property
+    def visit(self) -> int:
+        return self._visit.visit
+
+    def stop(self, why: Stop) -> None:
+        """End the visit. The first reason stands."""
+        self._stop = self._stop or why
+        self._attention.set()
+
+    def alive(self) -> Alive:
+        progress = self._progress
+        return Alive(
+            visit=self.visit,
+            slot=progress.slot,
+            phase=progress.phase,
+            ended_slots=len(self._ended),
+            phase_s=round(self._clock() - progress.since, 3),
+        )
+
+    async def run(self) -> None:
+        """Execute the visit; every way out writes its end. Raises nothing."""
+        try:
+            await self._journal.begin()
+            end = await self._execute()
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not leave a visit without an end
+            fault = HostFault(fault="supervisor failed", detail=traceback.format_exc()[-4096:])
+            await self._journal.write(fault)
+            end = VisitEnded(state="failed", kind=Kind.WORKER_LOST, reason=f"the supervisor failed: {error!r}"[:4096])
+        await self._journal.write(end)
+
+    # -- the visit ----------------------------------------------------------------------------------------------------
+
+    async def _execute(self) -> VisitEnded:
+        code = await self._workplace.code()
+        if self._visit.code and self._visit.code != code:
+            reason = f"the visit wants code {self._visit.code[:12]}, this host has {code[:12]}"
+            return VisitEnded(state="failed", kind=Kind.ENVIRONMENT_MISMATCH, reason=reason)
+        visit = self._visit.model_copy(update={"code": code})
+        process = deaths = 0
+        for group in processes(visit.slots):
+            remaining = group
+            while remaining:
+                probe = await self._workplace.probe()
+                await self._journal.write(probe.seen)
+                if end := self._end_from_outside():
+                    return end
+                if probe.kind is not None:
+                    return VisitEnded(state="failed", kind=probe.kind, reason=probe.seen.reason)
+                process += 1
+                death = await self._run_process(visit.model_copy(update={"slots": tuple(remaining)}), process)
+                if death is not None:
+                    if end := self._end_from_outside():
+                        return end
+                    deaths += 1
+                    if deaths == LAST_DEATH or not self._progress.has_reached_a_slot:
+                        return VisitEnded(state="failed", kind=death.kind, reason=death.reason)
+                remaining = [slot for slot in remaining if slot.slot not in self._ended]
+        return VisitEnded(state="finished")
+
+    def _end_from_outside(self) -> VisitEnded | None:
+        if self._journal.broken:
+            return VisitEnded(state="failed", kind=Kind.DISK, reason=self._journal.broken)
+        match self._stop:
+            case None:
+                return None
+            case Stop.CANCELLED:
+                return VisitEnded(state="cancelled", reason=self._stop.value)
+            case Stop.ORPHANED:
+                return VisitEnded(state="failed", kind=Kind.ORPHANED, reason=self._stop.value)
+
+    # -- one process --------------------------------------------------------------------------------------------------
+
+    async def _run_process(self, visit: Visit, process: int) -> _Death | None:
+        scratch = Path(await asyncio.to_thread(mkdtemp, prefix=f"visit-{visit.visit}-", dir=self._workplace.scratch))
+        try:
+            file = scratch / "visit.json"
+            await asyncio.to_thread(file.write_text, visit.model_dump_json())
+            return await self._watch_process(visit, process, file)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+    async def _watch_process(self, visit: Visit, process: int, file: Path) -> _Death | None:
+        slots = tuple(slot.slot for slot in visit.slots)
+        self._progress = Progress(since=self._clock(), pending=set(slots))
+        self._bad_output = None
+        cache = str(self._workplace.cache)
+        options = (str(file), "--cache", cache, "--process", str(process), "--die-with-parent")
+        child = await Child.spawn(
+            (*self._workplace.command, *options),
+            env=process_settings(visit, inherited_environment(os.environ)),
+            cwd=file.parent,
+            inherit=(self._workplace.lock_descriptor,),
+        )
+        pid, start_time = child.identity
+        began = RunnerBegan(process=process, pid=pid, start_time=start_time, slots=slots)
+        reading = asyncio.create_task(self._read(child, began))
+        try:
+            cause = await self._wait(child)
+        finally:
+            child.signal_group(signal.SIGKILL)
+            returncode = await child.exited
+            await child.drain(reading)
+        return await self._close(child, process, returncode, cause, asked=len(slots))
+
+    async def _read(self, child: Child, began: RunnerBegan) -> None:
+        """Write down what the runner says until it says no more or something that is no event."""
+        await self._journal.write(began)
+        lines = Lines()
+        while (data := await child.events.read(1 << 18)) and self._bad_output is None:
+            events, self._bad_output = lines.feed(data)
+            good = []
+            for event in events:
+                if wrong := self._progress.take(event, self._clock()):
+                    self._bad_output = wrong
+                    break
+                if isinstance(event, RunEnded):
+                    self._ended.add(event.slot)
+                good.append(event)
+            await self._journal.write(*good)
+            self._attention.set()
+
+    def _due(self) -> float:
+        """When the runner counts as stalled. One that has nothing left to run has the time a start takes to go."""
+        phase = self._progress.phase if self._progress.pending else Phase.START
+        return self._progress.since + self._visit.deadlines.of(phase)
+
+    def _cause(self) -> _Cause | None:
+        if self._journal.broken:
+            return _Cause.DISK
+        if self._stop:
+            return _Cause.STOP
+        if self._bad_output:
+            return _Cause.BAD_OUTPUT
+        return _Cause.STALL if self._clock() > self._due() else None
+
+    async def _wait(self, child: Child) -> _Cause | None:
+        """Wait until the runner exits, or end it. Returns why we ended it."""
+        while not child.exited.done():
+            cause = self._cause()
+            if cause is _Cause.STALL:
+                await self._until_exit(child, LAST_LOOK_S)
+                cause = self._cause()
+            if cause is not None and not child.exited.done():
+                await self._end(child, cause)
+                return cause
+            self._attention.clear()
+            attention = asyncio.create_task(self._attention.wait())
+            either: list[asyncio.Future[Any]] = [child.exited, attention]
+            await asyncio.wait(either, timeout=self._due() - self._clock(), return_when=asyncio.FIRST_COMPLETED)
+            attention.cancel()
+        return None
+
+    async def _end(self, child: Child, cause: _Cause) -> None:
+        """Stacks from a stalled runner, TERM, grace, KILL: a killed libtpu leaves its chips without a reset."""
+        if cause is _Cause.STALL:
+            child.signal_leader(signal.SIGUSR1)
+            await self._until_exit(child, STACKS_S)
+        child.signal_group(signal.SIGTERM)
+        await self._until_exit(child, self._workplace.grace_s)
+        child.signal_group(signal.SIGKILL)
+        await child.exited
+
+    @staticmethod
+    async def _until_exit(child: Child, at_most_s: float) -> None:
+        await asyncio.wait([child.exited], timeout=at_most_s)
+
+    # -- what its exit means ------------------------------------------------------------------------------------------
+
+    async def _close(
+        self, child: Child, process: int, returncode: int, cause: _Cause | None, asked: int
+    ) -> _Death | None:
+        """Say that the runner exited, and end the run it was at. Returns its death, if it was one."""
+        progress = self._progress
+        exit_status = exits.describe(returncode)
+        output = child.output.text()
+        exited = RunnerExited(process=process, exit_status=exit_status, stderr_tail=output)
+        death = self._death(returncode, cause, asked)
+        if death is not None and progress.slot is not None:
+            stopped = cause is _Cause.STOP
+            ended = RunEnded(
+                slot=progress.slot,
+                outcome="stopped" if stopped else "failed",
+                kind=None if stopped else death.kind,
+                phase=progress.phase,
+                reason=death.reason,
+                exit_status=exit_status,
+                stderr_tail=output,
+            )
+            self._ended.add(progress.slot)
+            await self._journal.write(exited, ended)
+        else:
+            await self._journal.write(exited)
+        return death
+
+    def _death(self, returncode: int, cause: _Cause | None, asked: int) -> _Death | None:
+        """What we did decides first, then the `waitpid` status. None when the runner did all it was for."""
+        left, where = len(self._progress.pending), self._progress.where
+        if left == 0:
+            return None
+        match cause:
+            case _Cause.STOP:
+                return _Death(Kind.WORKER_LOST, self._stop.value if self._stop else "")
+            case _Cause.DISK:
+                return _Death(Kind.DISK, self._journal.broken)
+            case _Cause.STALL:
+                limit_s = self._visit.deadlines.of(self._progress.phase)
+                return _Death(Kind.STALL, f"no progress {where} for {limit_s:g} s")
+        if self._bad_output:
+            return _Death(Kind.BAD_OUTPUT, f"the runner wrote {self._bad_output} {where}")
+        if returncode == 0:
+            return _Death(Kind.BAD_OUTPUT, f"the runner exited 0 {where} and {left} slots have not ended")
+        if returncode == FRESH_PROCESS_EXIT:
+            idle = _Death(Kind.CRASH, f"the runner asked for a fresh process {where} and had ended no slot")
+            return idle if left == asked else None
+        return _Death(exits.kind_of(returncode), f"the runner died {where}: {exits.describe(returncode)}")
