@@ -44,9 +44,7 @@ class Call(Frozen):
     spool_id: str | None = Field(None, description="the spool `acked_seq` is about; None when not known yet")
     acked_seq: Annotated[int, Field(ge=0)] = 0
     mode: Mode = Field(Mode.RUN, strict=False)
-    desired: tuple[Visit, ...] = Field(
-        (), strict=False, description="every visit the host should execute"
-    )
+    desired: tuple[Visit, ...] = Field((), strict=False, description="every visit the host should execute")
     wait_s: Annotated[float, Field(ge=0)] = 2.0
 
     @property
@@ -89,9 +87,7 @@ class Observation(Frozen):
     generation: int
     answer: Answer = Field(strict=False)
     spool_id: str = ""
-    entries: tuple[Entry, ...] = Field(
-        (), strict=False, description="the spool after `acked_seq`, oldest first"
-    )
+    entries: tuple[Entry, ...] = Field((), strict=False, description="the spool after `acked_seq`, oldest first")
     last_seq: int = Field(0, description="the spool's newest line: more is waiting when it lies beyond `entries`")
     alive: tuple[Alive, ...] = Field((), strict=False)
     probe: Probed | None = None

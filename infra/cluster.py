@@ -2,22 +2,33 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 
 from core.visit import Target
 from infra.pool import HOST_LABEL, HostSpec, PoolError, RayPool
 
+# A head that is up accepts a connection at once, on another continent within a second.
+CONNECT_S = 5.0
+
+
+def check(pool: RayPool) -> None:
+    """Cheap reasons why `attach` would fail, found before anything is changed. Raises PoolError."""
+    _token(pool)
+    host, colon, port = pool.address.rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise PoolError(f"address = {pool.address!r}: write it as HOST:PORT, the address of the cluster's head")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as e:
+        raise PoolError(f"nothing answers at address = {pool.address!r} ({e}): start the cluster, or correct it") from e
+
 
 def attach(pool: RayPool) -> list[HostSpec]:
     """Joins the cluster and returns its hosts: the live nodes that carry our label. Raises PoolError."""
-    token = pool.token or os.environ.get("RAY_AUTH_TOKEN_PATH", "")
-    if not token:
-        raise PoolError("a ray pool needs the cluster's token: set `token` in the pool file or RAY_AUTH_TOKEN_PATH")
-    if not Path(token).expanduser().is_file():
-        raise PoolError(f"token = {token!r}: no such file: copy the cluster's token there, with mode 0600")
     os.environ |= {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(Path(token).expanduser()),
+        "RAY_AUTH_TOKEN_PATH": str(_token(pool)),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     import ray
@@ -44,3 +55,15 @@ def attach(pool: RayPool) -> list[HostSpec]:
             f"start its raylets with `ray start --labels {HOST_LABEL}=NAME …`"
         )
     return sorted(hosts, key=lambda h: h.name)
+
+
+def _token(pool: RayPool) -> Path:
+    given = pool.token or os.environ.get("RAY_AUTH_TOKEN_PATH", "")
+    if not given:
+        raise PoolError("a ray pool needs the cluster's token: set `token` in the pool file or RAY_AUTH_TOKEN_PATH")
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise PoolError(f"token = {given!r}: no such file: copy the cluster's token there, with mode 0600")
+    if path.stat().st_mode & 0o077:
+        raise PoolError(f"token = {given!r} can be read by others: `chmod 600 {path}`")
+    return path

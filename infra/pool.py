@@ -5,6 +5,7 @@ nodes carry the label HOST_LABEL. A pool file is TOML; unknown keys are refused.
 """
 
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,12 +64,28 @@ def read_pool(name: str) -> Pool:
     try:
         fields = tomllib.loads(path.read_text())
     except OSError as e:
-        raise PoolError(f"pool {name!r} is neither `local` nor a readable file: {e.strerror}") from e
+        raise PoolError(f"pool {name!r} is neither `local` nor a pool file ({e.strerror}): name one of them") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise PoolError(f"{name}: not TOML: {e}") from e
     try:
         return _POOL.validate_python(fields)
     except ValidationError as e:
-        first = e.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:]) or "kind"
-        raise PoolError(f"{name}: {place}: {first['msg']} (given: {first['input']!r})") from e
+        raise PoolError(f"{name}: {_complaint(e, fields)}") from e
+
+
+def _complaint(error: ValidationError, fields: dict[str, object]) -> str:
+    """The first thing wrong: key, value, and what to write instead."""
+    # a misspelt key is also a missing one: the misspelling says more
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"][1:])
+    match first["type"]:
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"kind = {fields.get('kind')!r}: write local or ray"
+        case "extra_forbidden":
+            model = RayPool if fields["kind"] == "ray" else LocalPool
+            near = get_close_matches(key, model.model_fields, 1, 0)
+            return f"unknown key {key}; did you mean {near[0]}? There are {', '.join(model.model_fields)}"
+        case "missing":
+            return f"{key} is missing; a pool of kind {fields['kind']} needs it"
+        case _:
+            return f"{key} = {first['input']!r}: {first['msg'].removeprefix('Input ')}"

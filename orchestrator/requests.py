@@ -1,5 +1,6 @@
 """What can be asked of whoever decides for a ledger: executed here, or by the controller that holds it."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from core.matrix import Overrides, expand
 # request stays where it is until it, or the next controller, gets to it.
 ANSWER_S = 10.0
 
-REFUSED = "refused: "
+# How an answer begins that is an error, with its exit code.
+REFUSED = re.compile(r"refused \((\d+)\): ")
 
 
 class Queued(NamedTuple):
@@ -40,11 +42,16 @@ def enqueue(ledger: Ledger, body: Mapping[str, Any]) -> Queued:
     """Queues a matrix. Raises MatrixError, SeriesChanged."""
     expansion = expand(body["text"], body["place"], Overrides.model_validate_json(body["overrides"]))
     done = ledger.enqueue(expansion, body["code"], OnChange(body["on_change"]))
-    what = f"{done.cells} cells are {done.jobs} jobs in {len(expansion.groups)} groups; series {done.ordinal}"
-    left = f"{done.blocks_open} blocks to measure" if done.blocks_open else "nothing to do"
-    measured = f"{done.blocks_done} blocks are measured already, " if done.blocks_done else ""
+    parts = (_count(done.cells, "cell"), _count(done.jobs, "job"), _count(len(expansion.groups), "group"))
+    what = f"{parts[0]}, {parts[1]}, {parts[2]}; series {done.ordinal}"
+    left = f"{_count(done.blocks_open, 'block')} to measure" if done.blocks_open else "nothing to do"
+    measured = f"{_count(done.blocks_done, 'block')} measured already, " if done.blocks_done else ""
     summary = f"{expansion.experiment}: {what}: {measured}{left}"
     return Queued(expansion.experiment, done, (*expansion.notes, *done.sentences, summary))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def execute(ledger: Ledger, verb: str, body: Mapping[str, Any]) -> str:
@@ -70,7 +77,7 @@ def answer_all(ledger: Ledger, do: Callable[[Ledger, str, Mapping[str, Any]], st
         try:
             answer = do(ledger, request.verb, request.body)
         except HillclimbError as error:
-            answer = f"{REFUSED}{error}"
+            answer = f"refused ({error.exit_code}): {error}"
         ledger.answer(request.id, answer)
 
 
@@ -88,6 +95,8 @@ def decide(path: Path, verb: str, body: Mapping[str, Any]) -> str:
         answer = wait_for_answer(path, request, ANSWER_S)
         if answer is None:
             return f"request {request} is stored; no answer in {ANSWER_S:.0f} s, it will be executed later: {held}"
-        if answer.startswith(REFUSED):
-            raise HillclimbError(answer.removeprefix(REFUSED)) from held
+        if refused := REFUSED.match(answer):
+            error = HillclimbError(answer[refused.end() :])
+            error.exit_code = int(refused[1])
+            raise error from held
         return answer

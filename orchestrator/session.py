@@ -28,6 +28,12 @@ EXIT_BLOCKED = 6
 EXIT_BY_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
 
+def check(pool: Pool) -> None:
+    """Refuses a pool that cannot be driven, before anything is changed. Raises PoolError."""
+    if isinstance(pool, RayPool):
+        cluster.check(pool)
+
+
 def drive(ledger: Ledger, pool: Pool, scope: set[str] | None, console: Console) -> int:
     """Drives `scope` (None: everything queued) on a pool to its end. Returns the exit code. Raises PoolError."""
     # Ray prints its own accounts of dead workers to stdout, where answers go; ours are in the ledger

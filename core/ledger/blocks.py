@@ -34,11 +34,9 @@ def print_slots(arms: Sequence[Arm]) -> str:
 
 
 def subset(arms: Sequence[Arm], slots: Collection[int]) -> tuple[Arm, ...]:
-    """The arms of these slots and of their references, numbered anew: in their order, but a reference first."""
+    """The arms of these slots and of their references, numbered anew in their order, references still before arms."""
     chosen = {slot for arm in arms if arm.slot in slots for slot in (arm.slot, arm.reference)}
     kept = [arm for arm in arms if arm.slot in chosen]
-    first = next(i for i, arm in enumerate(kept) if arm.reference == arm.slot)
-    kept.insert(0, kept.pop(first))
     index = {arm.slot: i for i, arm in enumerate(kept)}
     return tuple(Arm(index[arm.slot], arm.job, index[arm.reference]) for arm in kept)
 

@@ -74,12 +74,22 @@ class _Batch:
         self.ended: list[EndedVisit] = []
 
     def apply(self, entry: Entry) -> None:
+        # the most frequent first: most lines of a run are numbers and phases
         match entry.body:
+            case Metric() as said:
+                if run := self._open_run(entry.visit, said.slot):
+                    self._writer.metric(run, said)
             case PhaseBegan() | RunnerExited() | HostFault() | Decided():
                 pass
-            case Metric() | Samples() | Compiled() | RunEnded() as said:
+            case Samples() as said:
                 if run := self._open_run(entry.visit, said.slot):
-                    self._apply_to_run(run, said)
+                    self._writer.samples(run, said)
+            case Compiled() as said:
+                if run := self._open_run(entry.visit, said.slot):
+                    self._writer.compiled(run, said)
+            case RunEnded() as said:
+                if run := self._open_run(entry.visit, said.slot):
+                    self._writer.ended(run, said)
             case Probed() as said:
                 self._tx.add(
                     Probe(
@@ -107,17 +117,6 @@ class _Batch:
         self._writer.flush()
         for (visit, why), times in self._strays.items():
             self._tx.note("stray", f"{times} events: {why}", self._host, visit)
-
-    def _apply_to_run(self, run: OpenRun, said: Metric | Samples | Compiled | RunEnded) -> None:
-        match said:
-            case Metric():
-                self._writer.metric(run, said)
-            case Samples():
-                self._writer.samples(run, said)
-            case Compiled():
-                self._writer.compiled(run, said)
-            case RunEnded():
-                self._writer.ended(run, said)
 
     def _visit(self, visit: int | None) -> VisitRuns | None:
         """The visit, if it is one of this host."""

@@ -1,7 +1,7 @@
 """One write transaction: what is written in it happens as a whole or not at all, at one time, by one controller.
 
-Rows go in as table objects, so that their fields are checked; everything else is SQL with named parameters, on the
-driver itself: SQLAlchemy's results take 30 us a statement, a third of what an ended visit costs.
+Rows go in as table objects, so that a type checker sees their fields; everything else is SQL with named parameters, on
+the driver itself: SQLAlchemy's results take 30 us a statement, a third of what an ended visit costs.
 """
 
 import sqlite3
@@ -86,7 +86,7 @@ class Transaction:
 
 @cache
 def _row_type(columns: tuple[str, ...]) -> Any:
-    return namedtuple("Row", columns, rename=True)  # type: ignore[misc]
+    return namedtuple("Row", columns, rename=True)
 
 
 def explain(path: object, error: Exception) -> LedgerError:
@@ -104,4 +104,4 @@ def explain(path: object, error: Exception) -> LedgerError:
         return LedgerError(
             f"{path} is damaged ({error}): go back to a backup, or save what `sqlite3 {path} .recover` finds"
         )
-    return LedgerError(f"{path}: {error}: see `hillclimb doctor`")
+    return LedgerError(f"{path}: {error}: please report it")

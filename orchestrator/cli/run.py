@@ -208,14 +208,17 @@ def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
 
 
 def _pool(name: str, hosts: int | None) -> "Pool":
+    """The pool of that name, found reachable. Raises PoolError."""
     from infra.pool import LocalPool, read_pool
+    from orchestrator.session import check
 
     pool = read_pool(name)
-    if hosts is None:
-        return pool
-    if not isinstance(pool, LocalPool):
-        raise HillclimbError(f"--hosts {hosts}: only the local pool emulates hosts; {name} has the hosts it has")
-    return pool.model_copy(update={"hosts": hosts})
+    if hosts is not None:
+        if not isinstance(pool, LocalPool):
+            raise HillclimbError(f"--hosts {hosts}: only the local pool emulates hosts; {name} has the hosts it has")
+        pool = pool.model_copy(update={"hosts": hosts})
+    check(pool)
+    return pool
 
 
 def _decide(ledger: Path | None, verb: str, body: dict[str, Any]) -> None:

@@ -116,6 +116,17 @@ def test_closing_a_block_cancels_its_visits_and_keeps_their_runs_open(lab: Lab) 
     assert lab.ledger.snapshot().visits == ()
 
 
+def test_closing_a_block_cancels_a_lost_visit_of_it_for_good(lab: Lab) -> None:
+    lab.queue()
+    block = lab.blocks()[0].id
+    visit = lab.lease("h1", block)
+    lab.ledger.lose(visit, Kind.HOST_LOST, "silent")
+    lab.ledger.close_blocks([block], "cancelled: a test")
+    assert lab.rows("SELECT state, kind FROM visit") == [("cancelled", None)]
+    assert lab.say("h1", visit, *runs({0: "ok", 1: "ok", 2: "ok"}), VisitEnded(state="finished")) == ()
+    assert lab.rows("SELECT accepted_visit FROM block WHERE id = ?", block) == [(None,)]
+
+
 def test_new_spool_loses_the_hosts_visits_for_good(lab: Lab) -> None:
     lab.queue()
     visit = lab.lease("h1")
@@ -152,6 +163,16 @@ def test_spool_that_a_host_goes_back_to_goes_on_where_it_was(lab: Lab) -> None:
     assert lab.ledger.spool_of("h1") == "spool-h1"
     lab.say("h1", None, PROBED)
     assert lab.ledger.acked("spool-h1") == 4
+
+
+def test_snapshot_follows_what_runs_say(lab: Lab) -> None:
+    lab.queue()
+    visit = lab.lease("h1")
+    assert lab.ledger.snapshot().series[1].verdicts == ()
+    lab.end("h1", visit, {0: "ok", 1: Kind.NUMERICS, 2: "ok"})
+    assert lab.ledger.snapshot().series[1].verdicts == (None, Kind.NUMERICS, None)
+    lab.ledger.retry("seeds", {})
+    assert lab.ledger.snapshot().series[1].verdicts == (None, None)
 
 
 def test_block_knows_where_its_group_was_measured(lab: Lab) -> None:
