@@ -32,8 +32,9 @@ FROM block b JOIN visit v ON v.block = b.id JOIN run r ON r.visit = v.id
 LEFT JOIN forgiven f ON f.series = b.series AND f.job = r.job
 WHERE b.series = :series AND v.ended_at_ns IS NOT NULL AND r.outcome IS NOT NULL AND v.id > COALESCE(f.visit, 0)
 """
+# CROSS JOIN: from the few failed runs outwards, not through all runs of the series
 _FAILED_JOBS = """
-SELECT DISTINCT r.job FROM run r JOIN visit v ON v.id = r.visit JOIN block b ON b.id = v.block
+SELECT DISTINCT r.job FROM run r CROSS JOIN visit v ON v.id = r.visit CROSS JOIN block b ON b.id = v.block
 WHERE r.outcome = 'failed' AND b.series = :series
 """
 _RUNS_OF = f"""

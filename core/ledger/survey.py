@@ -19,7 +19,7 @@ ORDER BY e.priority DESC, b.front DESC, e.queued_at_ns, s.id, b.ordinal, b.id
 # A lost visit whose spool is gone has ended: it cannot come back.
 _VISITS = """
 SELECT v.id, v.block, s.experiment, v.host, v.state, v.kind
-FROM visit v JOIN block b ON b.id = v.block JOIN series s ON s.id = b.series
+FROM visit v INDEXED BY visit_not_over JOIN block b ON b.id = v.block JOIN series s ON s.id = b.series
 WHERE v.ended_at_ns IS NULL
 AND (v.state IN ('leased', 'running') OR v.state = 'lost' AND b.accepted_visit IS NULL AND b.closed IS NULL)
 ORDER BY v.id

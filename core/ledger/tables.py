@@ -201,6 +201,7 @@ class Visit(Table, table=True):
         Index("visit_open_block", "block", unique=True, sqlite_where=text("state IN ('leased', 'running')")),
         Index("visit_open_host", "host", unique=True, sqlite_where=text("state IN ('leased', 'running')")),
         Index("visit_of_block", "block", "id", unique=True),
+        Index("visit_not_over", "block", sqlite_where=text("ended_at_ns IS NULL")),
         CheckConstraint(
             "state IN ('leased', 'running', 'lost', 'finished', 'failed', 'cancelled', 'superseded')", name="state"
         ),

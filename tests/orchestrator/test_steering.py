@@ -58,11 +58,11 @@ def test_a_running_matrix_is_paused_queued_to_and_cancelled_by_other_processes(
         assert second.returncode == 6
         assert str(running.pid) in second.stderr
 
+        assert say(hillclimb, ledger, "queue", str(other)).returncode == 0
         assert say(hillclimb, ledger, "pause", "chaos", "--why", "lunch").returncode == 0
-        assert rows(ledger, "SELECT paused FROM experiment") == [("lunch",)]
+        assert rows(ledger, "SELECT paused FROM experiment WHERE id = 'chaos'") == [("lunch",)]
         wrong = say(hillclimb, ledger, "pause", "choas")
         assert (wrong.returncode, "chaos" in wrong.stderr) == (5, True), wrong.stderr
-        assert say(hillclimb, ledger, "queue", str(other)).returncode == 0
         assert say(hillclimb, ledger, "cancel", "chaos").returncode == 0
         # what was queued meanwhile is driven by the controller that runs
         assert running.wait(120) == 0, log.read_text()

@@ -136,6 +136,14 @@ def test_retry_where_forgives_only_those(lab: Lab) -> None:
     assert lab.rows("SELECT json_extract(spec, '$.seed') FROM job WHERE id = ?", failed) == [(1,)]
 
 
+def test_retry_where_leaves_other_cancelled_cells_cancelled(lab: Lab) -> None:
+    lab.queue(matrix(blocks=1))
+    lab.ledger.cancel("seeds", {})
+    lab.ledger.retry("seeds", {"seed": "2"})
+    assert _seeds(lab) == [[0, 2]]
+    assert lab.queue(matrix(blocks=1)).blocks_new == 0
+
+
 def test_retry_of_a_failed_reference_brings_back_its_whole_group(lab: Lab) -> None:
     lab.queue(matrix(blocks=1))
     assert lab.measure("h1", {0: Kind.NUMERICS, 1: "ok", 2: "ok"}).accepted

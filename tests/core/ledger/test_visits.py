@@ -127,6 +127,14 @@ def test_closing_a_block_cancels_a_lost_visit_of_it_for_good(lab: Lab) -> None:
     assert lab.rows("SELECT accepted_visit FROM block WHERE id = ?", block) == [(None,)]
 
 
+def test_closing_a_block_for_no_known_reason_is_refused_as_a_bug(lab: Lab) -> None:
+    lab.queue()
+    with pytest.raises(Refused, match="report it") as e:
+        lab.ledger.close_blocks([1], "because")
+    assert e.value.exit_code == 70
+    assert len(lab.blocks()) == 2
+
+
 def test_new_spool_loses_the_hosts_visits_for_good(lab: Lab) -> None:
     lab.queue()
     visit = lab.lease("h1")
@@ -173,6 +181,17 @@ def test_snapshot_follows_what_runs_say(lab: Lab) -> None:
     assert lab.ledger.snapshot().series[1].verdicts == (None, Kind.NUMERICS, None)
     lab.ledger.retry("seeds", {})
     assert lab.ledger.snapshot().series[1].verdicts == (None, None)
+
+
+def test_first_final_run_of_a_job_gives_its_verdict(lab: Lab) -> None:
+    lab.queue()
+    first, second = (b.id for b in lab.blocks())
+    bad, good = lab.lease("h1", first), lab.lease("h2", second)
+    lab.end("h1", bad, {0: "ok", 1: Kind.NUMERICS, 2: "ok"})
+    lab.end("h2", good, {0: Kind.NUMERICS, 1: "ok", 2: "ok"})
+    series = lab.ledger.snapshot().series[1]
+    assert series.verdicts == (None, Kind.NUMERICS, None)
+    assert len(series.failed) == 2 and len(series.measured) == 3
 
 
 def test_block_knows_where_its_group_was_measured(lab: Lab) -> None:

@@ -243,13 +243,16 @@ STATEMENTS = (
      STRICT
     """,
     """
-    CREATE UNIQUE INDEX visit_open_block ON visit (block) WHERE state IN ('leased', 'running')
-    """,
-    """
     CREATE UNIQUE INDEX visit_open_host ON visit (host) WHERE state IN ('leased', 'running')
     """,
     """
     CREATE UNIQUE INDEX visit_of_block ON visit (block, id)
+    """,
+    """
+    CREATE UNIQUE INDEX visit_open_block ON visit (block) WHERE state IN ('leased', 'running')
+    """,
+    """
+    CREATE INDEX visit_not_over ON visit (block) WHERE ended_at_ns IS NULL
     """,
     """
     CREATE TABLE run (
