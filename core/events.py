@@ -13,6 +13,9 @@ from core.failures import Kind
 from core.model import Frozen
 from core.visit import Phase
 
+# What SQLite can store.
+Integer = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 StderrTail = Annotated[str, Field(max_length=16_384)]
 RunFailure = Annotated[Kind, Field(strict=False)]
 InPhase = Annotated[Phase, Field(strict=False)]
@@ -22,7 +25,7 @@ class Environment(Frozen):
     """What a process *found*. Equal environments have equal digests and share a row."""
 
     event: Literal["environment"] = "environment"
-    process: int = Field(description="1 for a visit's first runner; grows with every further one")
+    process: Count = Field(description="1 for a visit's first runner; grows with every further one")
     facts: dict[str, str] = Field(
         description="platform, device_kind, device_count, jax, jaxlib, libtpu, python, cpu, code, timer, ..."
     )
@@ -32,7 +35,7 @@ class PhaseBegan(Frozen):
     """Progress. `slot` is None for the phases of the process."""
 
     event: Literal["phase"] = "phase"
-    slot: int | None
+    slot: Count | None
     phase: InPhase
 
 
@@ -40,11 +43,11 @@ class Compiled(Frozen):
     """A slot's program exists. `program` and `inputs` together say whether two runs are the same measurement."""
 
     event: Literal["compiled"] = "compiled"
-    slot: int
+    slot: Count
     program: str = Field(description="fingerprint of the lowered program")
     inputs: str = Field(description="digest of the fields that make the arrays")
-    lower_ns: int
-    compile_ns: int
+    lower_ns: Count
+    compile_ns: Count
     cached: bool = Field(description="the executable came out of the persistent cache")
 
 
@@ -52,11 +55,11 @@ class Metric(Frozen):
     """A number about a run. `scope` names the part it is about: an output, a gradient, a stage, or "" for the run."""
 
     event: Literal["metric"] = "metric"
-    slot: int
+    slot: Count
     name: str
     value: float
     scope: str = ""
-    devices: int = Field(1, description="devices the number is about")
+    devices: Count = Field(1, description="devices the number is about")
     formula: str = Field("", description="version of the formula it was derived by, when it was derived")
 
 
@@ -64,16 +67,16 @@ class Samples(Frozen):
     """The timed iterations of a slot, in order, all kept."""
 
     event: Literal["samples"] = "samples"
-    slot: int
-    first: int = Field(0, description="index of the first of them")
-    wall_ns: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False)
+    slot: Count
+    first: Count = Field(0, description="index of the first of them")
+    wall_ns: tuple[Count, ...] = Field(strict=False)
 
 
 class RunEnded(Frozen):
     """A slot's run is over. Said once per slot: by the runner, or by its supervisor when the runner cannot."""
 
     event: Literal["run_ended"] = "run_ended"
-    slot: int
+    slot: Count
     outcome: Literal["ok", "checked", "failed", "unsupported", "stopped"]
     kind: RunFailure | None = Field(None, description="for failed")
     phase: InPhase | None = None
@@ -91,15 +94,15 @@ class VisitBegan(Frozen):
 
 class RunnerBegan(Frozen):
     event: Literal["runner_began"] = "runner_began"
-    process: int
-    pid: int
-    start_time: int = Field(description="field 22 of /proc/PID/stat: with the pid, the process' identity on its host")
-    slots: tuple[int, ...] = Field(strict=False)
+    process: Count
+    pid: Count
+    start_time: Count = Field(description="field 22 of /proc/PID/stat: with the pid, the process' identity on its host")
+    slots: tuple[Count, ...] = Field(strict=False)
 
 
 class RunnerExited(Frozen):
     event: Literal["runner_exited"] = "runner_exited"
-    process: int
+    process: Count
     exit_status: str
     stderr_tail: StderrTail = ""
 
@@ -119,7 +122,7 @@ class Probed(Frozen):
     event: Literal["probed"] = "probed"
     clean: bool
     reason: str = ""
-    free_disk_bytes: int = 0
+    free_disk_bytes: Count = 0
 
 
 class HostFault(Frozen):
@@ -161,7 +164,7 @@ RUNNER_EVENT: TypeAdapter[Environment | PhaseBegan | Compiled | Metric | Samples
 class Entry(Frozen):
     """A spool's line: an event with its place in the sequence."""
 
-    seq: Annotated[int, Field(ge=1)]
-    at_ns: int = Field(description="wall clock of the machine that wrote it, for people only")
-    visit: int | None
+    seq: Annotated[Count, Field(ge=1)]
+    at_ns: Integer = Field(description="wall clock of the machine that wrote it, for people only")
+    visit: Count | None
     body: Body

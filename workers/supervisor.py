@@ -44,6 +44,10 @@ from workers.runner import FRESH_PROCESS_EXIT
 STACKS_S = 2.0
 # What a runner wrote before its deadline is read before it is judged, also by an actor that was stopped meanwhile.
 LAST_LOOK_S = 0.2
+# An actor that is being ended loses its runner a moment before it goes itself: Ray kills a worker's children first
+# (measured: the actor lived long enough to blame the run), and a host that shuts down sends TERM to everyone. So a
+# runner that was killed is judged only by an actor that is still there after this. The next actor knows better.
+SURVIVE_S = 1.0
 # A host or a program that killed two runners would kill the third.
 LAST_DEATH = 2
 
@@ -224,6 +228,8 @@ class Supervisor:
             child.signal_group(signal.SIGKILL)
             returncode = await child.exited
             await child.drain(reading)
+        if cause is None and returncode != 0 and exits.kind_of(returncode) is Kind.KILLED:
+            await asyncio.sleep(SURVIVE_S)
         return await self._close(child, process, returncode, cause, asked=len(slots))
 
     async def _read(self, child: Child, began: RunnerBegan) -> None:

@@ -470,12 +470,15 @@ class World:
 
     def run(self) -> None:
         look = FAULTS_S + LATE_S
-        while self.now < look or not self.has_ended():
-            look = max(look, self.now + 1.0)
+        while True:
             self.now, _, do = heapq.heappop(self._queue)
             do()
             self.steps += 1
             self.check()
+            if self.now >= look:
+                if self.has_ended():
+                    return
+                look = self.now + 1.0
 
     def has_ended(self) -> bool:
         """Everything came to its end; raises why not when it no longer can."""
