@@ -17,6 +17,8 @@ def start(pool: LocalPool) -> list[HostSpec]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file(state_dir() / "local.token")),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # or hosts, and what they run, would yield to everything else on the machine
+        "RAY_worker_niceness": "0",
     }
     # an address in the environment would make ray.init join that cluster
     os.environ.pop("RAY_ADDRESS", None)

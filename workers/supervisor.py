@@ -5,8 +5,8 @@ the visit lives. Every runner that began is said to have exited, with its `waitp
 said to have ended, once. A slot's run ends once: by the runner, or here when the runner could not.
 
 A runner that dies takes the slot it was at with it, not the visit: a fresh one takes the slots that remain. The second
-death ends the visit. A death before any slot was reached blames no run and ends the visit at once: every further runner
-would start the same way.
+death ends the visit. A runner that dies before it reaches any slot is tried once: when one with other process settings
+reaches its slots, the settings are to blame and the slots that chose them have failed; when none does, the visit has.
 
 It knows neither Ray nor the ledger. It runs on the actor's event loop, which forks (see `workers.host.child`); whatever
 waits for a disk or walks /proc happens in threads.
@@ -108,6 +108,26 @@ class _Death:
 
     kind: Kind
     reason: str
+    phase: Phase
+    exit_status: str
+    stderr_tail: str
+
+    def ends(self, slot: int, why: str = "") -> RunEnded:
+        """The end of a run that it took with it."""
+        return RunEnded(
+            slot=slot,
+            outcome="failed",
+            kind=self.kind,
+            phase=self.phase,
+            reason=f"{self.reason}{why}"[:4096],
+            exit_status=self.exit_status,
+            stderr_tail=self.stderr_tail,
+        )
+
+
+def _settings(slot: Slot) -> str:
+    chosen = " ".join(f"{name}={value}" for name, value in slot.job.env.items())
+    return f" with {chosen or 'no process settings'}, and not with those of other slots"
 
 
 class Supervisor:
@@ -165,6 +185,8 @@ class Supervisor:
             return VisitEnded(state="failed", kind=Kind.ENVIRONMENT_MISMATCH, reason=reason)
         visit = self._visit.model_copy(update={"code": code})
         process = deaths = 0
+        reached = False
+        stillborn: list[tuple[list[Slot], _Death]] = []
         for group in processes(visit.slots):
             remaining = group
             while remaining:
@@ -176,13 +198,22 @@ class Supervisor:
                     return VisitEnded(state="failed", kind=probe.kind, reason=probe.seen.reason)
                 process += 1
                 death = await self._run_process(visit.model_copy(update={"slots": tuple(remaining)}), process)
+                reached |= self._progress.has_reached_a_slot
                 if death is not None:
                     if end := self._end_from_outside():
                         return end
+                    if not self._progress.has_reached_a_slot:
+                        stillborn.append((remaining, death))
+                        break
                     deaths += 1
-                    if deaths == LAST_DEATH or not self._progress.has_reached_a_slot:
+                    if deaths == LAST_DEATH:
                         return VisitEnded(state="failed", kind=death.kind, reason=death.reason)
                 remaining = [slot for slot in remaining if slot.slot not in self._ended]
+        if stillborn and not reached:
+            _, death = stillborn[0]
+            return VisitEnded(state="failed", kind=death.kind, reason=death.reason)
+        for slots, death in stillborn:
+            await self._journal.write(*(death.ends(slot.slot, _settings(slot)) for slot in slots))
         return VisitEnded(state="finished")
 
     def _end_from_outside(self) -> VisitEnded | None:
@@ -300,46 +331,41 @@ class Supervisor:
         self, child: Child, process: int, returncode: int, cause: _Cause | None, asked: int
     ) -> _Death | None:
         """Say that the runner exited, and end the run it was at. Returns its death, if it was one."""
-        progress = self._progress
         exit_status = exits.describe(returncode)
         output = child.output.text()
         exited = RunnerExited(process=process, exit_status=exit_status, stderr_tail=output)
-        death = self._death(returncode, cause, asked)
-        if death is not None and progress.slot is not None:
-            stopped = cause is _Cause.STOP
-            ended = RunEnded(
-                slot=progress.slot,
-                outcome="stopped" if stopped else "failed",
-                kind=None if stopped else death.kind,
-                phase=progress.phase,
-                reason=death.reason,
-                exit_status=exit_status,
-                stderr_tail=output,
-            )
-            self._ended.add(progress.slot)
-            await self._journal.write(exited, ended)
-        else:
+        meaning = self._meaning(returncode, cause, asked)
+        if meaning is None:
             await self._journal.write(exited)
+            return None
+        death = _Death(*meaning, phase=self._progress.phase, exit_status=exit_status, stderr_tail=output)
+        slot = self._progress.slot
+        if slot is None:
+            await self._journal.write(exited)
+        else:
+            self._ended.add(slot)
+            stopped = RunEnded(slot=slot, outcome="stopped", phase=death.phase, reason=death.reason)
+            await self._journal.write(exited, stopped if cause is _Cause.STOP else death.ends(slot))
         return death
 
-    def _death(self, returncode: int, cause: _Cause | None, asked: int) -> _Death | None:
+    def _meaning(self, returncode: int, cause: _Cause | None, asked: int) -> tuple[Kind, str] | None:
         """What we did decides first, then the `waitpid` status. None when the runner did all it was for."""
         left, where = len(self._progress.pending), self._progress.where
         if left == 0:
             return None
         match cause:
             case _Cause.STOP:
-                return _Death(Kind.WORKER_LOST, self._stop.value if self._stop else "")
+                return Kind.WORKER_LOST, self._stop.value if self._stop else ""
             case _Cause.DISK:
-                return _Death(Kind.DISK, self._journal.broken)
+                return Kind.DISK, self._journal.broken
             case _Cause.STALL:
                 limit_s = self._visit.deadlines.of(self._progress.phase)
-                return _Death(Kind.STALL, f"no progress {where} for {limit_s:g} s")
+                return Kind.STALL, f"no progress {where} for {limit_s:g} s"
         if self._bad_output:
-            return _Death(Kind.BAD_OUTPUT, f"the runner wrote {self._bad_output} {where}")
+            return Kind.BAD_OUTPUT, f"the runner wrote {self._bad_output} {where}"
         if returncode == 0:
-            return _Death(Kind.BAD_OUTPUT, f"the runner exited 0 {where} and {left} slots have not ended")
+            return Kind.BAD_OUTPUT, f"the runner exited 0 {where} and {left} slots have not ended"
         if returncode == FRESH_PROCESS_EXIT:
-            idle = _Death(Kind.CRASH, f"the runner asked for a fresh process {where} and had ended no slot")
+            idle = Kind.CRASH, f"the runner asked for a fresh process {where} and had ended no slot"
             return idle if left == asked else None
-        return _Death(exits.kind_of(returncode), f"the runner died {where}: {exits.describe(returncode)}")
+        return exits.kind_of(returncode), f"the runner died {where}: {exits.describe(returncode)}"

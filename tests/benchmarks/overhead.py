@@ -45,7 +45,7 @@ impl = ["baseline", "fused_w13"]
 impl = "baseline"
 [measure]
 blocks = 1
-iters = 20
+iters = 6
 warmup = 1
 """
 

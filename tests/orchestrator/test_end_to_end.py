@@ -136,6 +136,8 @@ def test_run_on_the_embedded_pool_survives_a_killed_controller(hillclimb: str, m
             end_session(first)
         assert finish(hillclimb, matrix, ledger, log) == 0, f"seed {seed}: {log.read_text()}"
         assert_complete(ledger, blocks=4)
+        # Ray's workers are niced by default: what is measured must not be
+        assert rows(ledger, "SELECT DISTINCT json_extract(facts, '$.nice') FROM environment") == [("0",)]
 
 
 @pytest.mark.parametrize("victim", ["actor", "runner"])

@@ -287,6 +287,29 @@ async def test_death_before_any_slot_blames_no_run_and_ends_the_visit(bench: Ben
     assert "no such flag" in exited.stderr_tail
 
 
+STILLBORN = "print('no such flag', file=sys.stderr); phase(None, 'init'); sys.exit(1)"
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+async def test_settings_that_let_no_runner_start_fail_their_own_slots_only(bench: Bench, bad: int) -> None:
+    scripts = ["ok(slots[0])", "ok(slots[0])  # other settings"]
+    scripts[bad] = STILLBORN
+    end = await bench.run(*scripts)
+    assert end.state == "finished"
+    ended = {e.slot: e for e in bench.journal.of(RunEnded)}
+    assert ended[1 - bad].outcome == "ok"
+    assert (ended[bad].outcome, ended[bad].kind, ended[bad].phase) == ("failed", Kind.CRASH, Phase.INIT)
+    assert "SCRIPT=" in ended[bad].reason
+    assert "no such flag" in ended[bad].stderr_tail
+
+
+async def test_death_before_any_slot_with_all_settings_fails_the_visit(bench: Bench) -> None:
+    end = await bench.run(STILLBORN, STILLBORN + "  # other settings")
+    assert (end.state, end.kind) == ("failed", Kind.CRASH)
+    assert bench.journal.of(RunEnded) == []
+    assert len(bench.journal.of(RunnerExited)) == 2
+
+
 async def test_death_between_two_slots_blames_no_run_and_a_fresh_runner_takes_the_rest(bench: Bench) -> None:
     script = "ok(slots[0]); os._exit(1) if options.process == 1 else None; [ok(slot) for slot in slots[1:]]"
     end = await bench.run(script, script)

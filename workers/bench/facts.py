@@ -1,5 +1,6 @@
 """What a process finds before it measures: versions and the machine. What a JAX process adds stands in `devices`."""
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,4 +28,10 @@ def installed(distribution: str) -> str:
 
 def process_facts(code: str) -> dict[str, str]:
     """Facts of a process, JAX not needed. `code` is the code hash the host vouched for."""
-    return {"python": platform.python_version(), "cpu": cpu_model(), "code": code, "timer": TIMER}
+    return {
+        "python": platform.python_version(),
+        "cpu": cpu_model(),
+        "nice": str(os.getpriority(os.PRIO_PROCESS, 0)),
+        "code": code,
+        "timer": TIMER,
+    }
