@@ -47,18 +47,22 @@ Result = TypeVar("Result")
 
 
 class HostDown(Exception):
-    """No actor answers on the host now."""
+    """The host's actor is dead: another has to be made."""
+
+
+class HostSilent(Exception):
+    """The host's actor cannot be reached now: it may live and work on, so it is left alone."""
 
 
 class Transport(Protocol):
     """How calls reach a host: `orchestrator.fleet.Fleet`."""
 
     async def ensure(self, host: str) -> None:
-        """Finds the host's actor, or makes it. Raises HostDown."""
+        """Finds the host's actor, or makes it. Raises HostDown, HostSilent."""
         ...
 
     async def sync(self, host: str, call: str) -> str:
-        """One call of the protocol, both ways as JSON. Raises HostDown."""
+        """One call of the protocol, both ways as JSON. Raises HostDown, HostSilent."""
         ...
 
     def discard(self, host: str) -> None:
@@ -154,11 +158,12 @@ class Drive:
             snapshot = self._ledger.snapshot()
             now = self._clock()
             effects = plan(self._world(snapshot, now), now)
+            changed = False
             for effect in effects:
                 if isinstance(effect, Finish):
                     return effect
-                self._apply(effect, now)
-            if not effects:
+                changed |= self._apply(effect, now)
+            if not changed:
                 self._desire(snapshot)
                 self._show(snapshot)
                 return Finish() if self._stopping else self._give_up()
@@ -187,18 +192,21 @@ class Drive:
         scope = None if self._scope is None else frozenset(self._scope)
         return World(snapshot, views, scope, self._stopping, self._exclusive, self._unusable_since)
 
-    def _apply(self, effect: Assign | Close | Lose | TakeBack | Pause | Quarantine, now: float) -> None:
+    def _apply(self, effect: Assign | Close | Lose | TakeBack | Pause | Quarantine, now: float) -> bool:
+        """Returns whether anything changed: the ledger has the last word on a visit."""
         match effect:
             case Assign(block, host, order):
                 self._ledger.lease(block.id, host, order)
             case Close(block, why):
-                self._ledger.close_blocks([block], why)
+                return self._ledger.close_blocks([block], why) > 0
             case Lose(visit, kind, why):
-                self._ledger.lose(visit, kind, why)
+                if not self._ledger.lose(visit, kind, why):
+                    return False
                 self._progress.say(f"visit {visit} is given up as lost: {why}; its block is measured again")
             case TakeBack(visit, host):
-                if self._ledger.take_back(visit):
-                    self._progress.say(f"visit {visit} is alive on {host} after all")
+                if not self._ledger.take_back(visit):
+                    return False
+                self._progress.say(f"visit {visit} is alive on {host} after all")
             case Pause(experiment, why):
                 self._ledger.pause(experiment, why)
                 self._progress.say(f"{experiment} is paused: {why}")
@@ -206,6 +214,7 @@ class Drive:
                 self._desks[host].quarantine(why, now)
                 self._ledger.note("quarantined", why, host=host)
                 self._progress.say(f"{host} is set aside: {why}")
+        return True
 
     def _desire(self, snapshot: Snapshot) -> None:
         """Tells every host its full set: its open visits, and lost ones that may yet prove alive while their block is
@@ -256,9 +265,12 @@ class Drive:
                 self._desks[name].on_down(str(down))
                 self._miss(name, self._call(name).order, str(down))
                 await asyncio.sleep(RETRY_S)
+            except HostSilent as silent:
+                self._miss(name, self._call(name).order, str(silent))
+                await asyncio.sleep(RETRY_S)
 
     async def _find(self, name: str) -> None:
-        """Waits for the host's actor. Raises HostDown."""
+        """Waits for the host's actor. Raises HostDown, HostSilent."""
         finding = asyncio.create_task(self._transport.ensure(name))
         try:
             while not (await asyncio.wait({finding}, timeout=ENSURE_S))[0]:
@@ -268,7 +280,7 @@ class Drive:
             finding.cancel()
 
     async def _poll(self, name: str) -> None:
-        """Long polls, and a newer call whenever what is desired changes. Raises HostDown."""
+        """Long polls, and a newer call whenever what is desired changes. Raises HostDown, HostSilent."""
         poked = self._poked[name]
         while True:
             poked.clear()
@@ -278,7 +290,8 @@ class Drive:
             await asyncio.wait({reply, poke}, timeout=call.wait_s + ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
             poke.cancel()
             if reply.done():
-                self._hear(name, Observation.model_validate_json(reply.result()))
+                if not self._hear(name, Observation.model_validate_json(reply.result())):
+                    await asyncio.sleep(TICK_S)
                 continue
             # the answer of an older call, should it still come, is nobody's business
             reply.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -296,8 +309,11 @@ class Drive:
         self._tell(name)
         self._wake.set()
 
-    def _hear(self, name: str, reply: Observation) -> None:
-        """Folds an answer in: events into the ledger first, then the host's state. Raises HostDown."""
+    def _hear(self, name: str, reply: Observation) -> bool:
+        """Folds an answer in: events into the ledger first, then the host's state. Returns whether it said anything.
+
+        Raises HostDown.
+        """
         link, desk, now = self._links[name], self._desks[name], self._clock()
         match link.on_reply(reply, now):
             case Ingest(seen, entries, fault):
@@ -318,14 +334,15 @@ class Drive:
             case Replace(protocol):
                 raise HostDown(f"its actor speaks protocol {protocol}: it is replaced")
             case Dropped():
-                return
+                return False
         self._tell(name)
         self._wake.set()
+        return True
 
     def _tell(self, name: str) -> None:
         """Says once when a host's condition changes for the worse."""
         desk = self._desks[name]
-        ill = desk.reason and desk.state not in USABLE and self._mode is Mode.RUN
+        ill = desk.reason and desk.state not in {HostState.READY, HostState.BUSY} and self._mode is Mode.RUN
         said = f"{name} is {desk.state}: {desk.reason}" if ill else ""
         if said and self._told.get(name) != said:
             self._progress.say(said)

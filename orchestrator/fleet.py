@@ -5,21 +5,17 @@ is dropped (its name freed with `ray.kill` first) and the next call makes a new 
 became of the old one.
 """
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 
 from infra.pool import HostSpec
-from orchestrator.controller import HostDown
+from orchestrator.controller import HostDown, HostSilent
 from workers.actor import HostActor, actor_class
 from workers.host.config import HostConfig
-
-# A selector that matches no node pends for ever without an error, so creation has a deadline of its own: an actor
-# starts in about 1.2 s, a loaded two-core machine has been seen to take 15 s.
-CREATE_S = 60.0
 
 
 class Fleet:
@@ -31,15 +27,15 @@ class Fleet:
         self._handles: dict[str, ActorHandle[HostActor]] = {}
 
     async def sync(self, host: str, call: str) -> str:
-        """One call of the protocol, both ways as JSON. Raises HostDown when there is no actor to answer it."""
-        handle = self._handles[host]
-        try:
-            return str(await handle.sync.remote(call))
-        except RayError as e:
-            raise HostDown(_sentence(e)) from e
+        """One call of the protocol, both ways as JSON. Raises HostDown, HostSilent."""
+        with _as_ours():
+            return str(await self._handles[host].sync.remote(call))
 
     async def ensure(self, host: str) -> None:
-        """Finds the host's actor, or makes it. Raises HostDown."""
+        """Finds the host's actor, or makes it. Raises HostDown, HostSilent.
+
+        Waits for as long as Ray does: for ever, without an error, where no node matches the selector.
+        """
         if host in self._handles:
             return
         spec = self._hosts[host]
@@ -49,19 +45,25 @@ class Fleet:
             .remote(self._configs[host].model_dump_json())
         )
         self._handles[host] = handle
-        try:
-            async with asyncio.timeout(CREATE_S):
-                await handle.__ray_ready__.remote()
-        except TimeoutError as e:
-            raise HostDown(f"no actor could be started on {host} within {CREATE_S:.0f} s") from e
-        except RayError as e:
-            raise HostDown(_sentence(e)) from e
+        with _as_ours():
+            await handle.__ray_ready__.remote()
 
     def discard(self, host: str) -> None:
         """Forgets the host's actor and frees its name: whatever it was running is killed with it."""
         handle = self._handles.pop(host, None)
         if handle is not None:
             ray.kill(handle, no_restart=True)
+
+
+@contextmanager
+def _as_ours() -> Iterator[None]:
+    """Ray's errors as what they mean to a controller."""
+    try:
+        yield
+    except ActorDiedError as e:
+        raise HostDown(_sentence(e)) from e
+    except RayError as e:
+        raise HostSilent(_sentence(e)) from e
 
 
 def _sentence(error: Exception) -> str:

@@ -69,8 +69,8 @@ class Child:
         finally:
             os.close(events_write)
             os.close(output_write)
-        # Ray runs its workers at nice 15, and a benchmark would inherit it and yield to everything. Raising the priority
-        # again takes a right that not every host grants; what came of it is a fact of the environment.
+        # Ray runs its workers at nice 15; a benchmark would inherit that and yield to everything. Raising the priority
+        # again takes a right that not every host grants: what came of it is a fact of the environment.
         with suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, process.pid, 0)
         # Ours and not reaped, so it is still there to be identified.

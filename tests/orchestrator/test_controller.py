@@ -1,0 +1,147 @@
+"""The shell with a real ledger, a real host service and real runners, and a transport whose faults are chosen."""
+
+import asyncio
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from core.code import code_hash
+from core.ledger.writer import Ledger, OnChange
+from core.matrix import expand
+from core.visit import Target
+from infra.pool import HostSpec
+from orchestrator.controller import Drive, HostDown, HostSilent
+from orchestrator.progress import Progress
+from tests.orchestrator.test_end_to_end import rows
+from workers.host.config import HostConfig
+from workers.host.service import HostService
+
+MATRIX = """
+[experiment]
+id = "driven"
+goal = "Does the shell do what the plan says?"
+[job]
+kind = "selftest"
+sleep_s = 0.2
+[axes]
+seed = [1, 2]
+[baseline]
+seed = 1
+[measure]
+blocks = 2
+iters = 2
+warmup = 0
+"""
+
+
+class Wire:
+    """Calls reach the host's service in this process, unless a fault is on."""
+
+    def __init__(self, state: Path) -> None:
+        self._config = HostConfig(host="h", state=str(state), target=Target(), grace_s=0.5)
+        self._service: HostService | None = None
+        self._dying: asyncio.Task[None] | None = None
+        self.fault: Callable[[], Exception | None] = lambda: None
+        self.made = 0
+
+    async def ensure(self, _: str) -> None:
+        if self._dying:
+            await self._dying
+        if self._service is None:
+            self._service = HostService(self._config)
+            self.made += 1
+
+    async def sync(self, _: str, call: str) -> str:
+        if error := self.fault():
+            raise error
+        assert self._service is not None
+        return await self._service.sync(call)
+
+    def discard(self, _: str) -> None:
+        """As `ray.kill` does: the actor is gone, and its runner with it."""
+        self._service, dead = None, self._service
+        if dead is not None:
+            self._dying = asyncio.create_task(dead.close())
+
+    async def close(self) -> None:
+        if self._service is not None:
+            await self._service.close()
+
+
+class Shell:
+    """A ledger with the matrix queued, and what drives it."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "ledger.db"
+        self.said = io.StringIO()
+        self.wire = Wire(root / "state")
+        self._ledger = Ledger.open(self.path)
+        self._ledger.enqueue(expand(MATRIX, "driven.toml"), code_hash(), OnChange.REFUSE)
+
+    async def drive(self) -> None:
+        progress = Progress(Console(file=self.said), time.monotonic)
+        hosts = [HostSpec(name="h", machine="m", target=Target(), selector={})]
+        drive = Drive(self._ledger, hosts, self.wire, progress, code_hash(), {"driven"}, True)
+        async with asyncio.timeout(90):
+            finish = await drive.run()
+        assert (finish.blocked, finish.paused) == ("", "")
+        await self.wire.close()
+
+    def rows(self, query: str) -> list[tuple]:
+        return rows(self.path, query)
+
+    def close(self) -> None:
+        self._ledger.close()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    yield shell
+    shell.close()
+
+
+async def test_drive_measures_every_block_once(shell: Shell) -> None:
+    await shell.drive()
+    assert shell.rows("SELECT state FROM visit") == [("finished",), ("finished",)]
+    assert shell.rows("SELECT count(*) FROM block WHERE accepted_visit ISNULL") == [(0,)]
+    assert shell.rows("SELECT DISTINCT outcome FROM run") == [("ok",)]
+    assert "visit 2 on h: block 2 of driven, 2 ok" in shell.said.getvalue()
+
+
+async def test_drive_through_a_silence_loses_and_repeats_nothing(shell: Shell) -> None:
+    silent_until = 0.0
+
+    def fault() -> Exception | None:
+        nonlocal silent_until
+        if not silent_until and shell.rows("SELECT id FROM visit WHERE state = 'running'"):
+            silent_until = time.monotonic() + 3
+        return HostSilent("the link is cut") if time.monotonic() < silent_until else None
+
+    shell.wire.fault = fault
+    await shell.drive()
+    assert "h is suspect: the link is cut" in shell.said.getvalue()
+    assert shell.rows("SELECT state FROM visit") == [("finished",), ("finished",)]
+    assert shell.wire.made == 1
+
+
+async def test_drive_with_a_dead_actor_makes_another_and_measures_its_block_again(shell: Shell) -> None:
+    died = False
+
+    def fault() -> Exception | None:
+        nonlocal died
+        if not died and shell.rows("SELECT visit FROM event WHERE event = 'runner_began'"):
+            died = True
+            return HostDown("the actor died")
+        return None
+
+    shell.wire.fault = fault
+    await shell.drive()
+    assert died
+    assert shell.wire.made == 2
+    assert shell.rows("SELECT state, kind FROM visit ORDER BY id")[0] == ("failed", "worker_lost")
+    assert shell.rows("SELECT count(*) FROM block WHERE accepted_visit ISNULL") == [(0,)]
