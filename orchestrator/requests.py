@@ -9,6 +9,7 @@ from core.code import code_hash
 from core.errors import HillclimbError
 from core.ledger.errors import LedgerHeld
 from core.ledger.lock import user_name
+from core.ledger.reader import open_reader
 from core.ledger.requests import ask, wait_for_answer
 from core.ledger.writer import Enqueued, Ledger, OnChange
 from core.matrix import Overrides, expand
@@ -81,11 +82,19 @@ def answer_all(ledger: Ledger, do: Callable[[Ledger, str, Mapping[str, Any]], st
         ledger.answer(request.id, answer)
 
 
+def require(path: Path) -> None:
+    """Raises LedgerError when there is no ledger, so that a misspelt path does not make an empty one."""
+    with open_reader(path):
+        pass
+
+
 def decide(path: Path, verb: str, body: Mapping[str, Any]) -> str:
     """Executes at once when nobody holds the ledger, else asks its holder: durable before it is acknowledged.
 
-    Raises HillclimbError, also for what the holder refuses.
+    Raises HillclimbError, also for what the holder refuses. Only queueing makes a ledger.
     """
+    if verb != "queue":
+        require(path)
     try:
         with Ledger.open(path) as ledger:
             answer_all(ledger)

@@ -1,8 +1,10 @@
 """`hillclimb`: the commands by noun, and what becomes of an error that reaches the top."""
 
+import signal
 import sys
 import tempfile
 import traceback
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -32,8 +34,15 @@ def welcome(context: typer.Context) -> None:
             typer.echo(line)
 
 
+def _interrupted(code: int, *_: object) -> None:
+    """Until a controller takes the signals: nothing is under way that an end would hurt."""
+    sys.exit(code)
+
+
 def main() -> None:
     """The console script. Exit codes: DESIGN section 11."""
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)):
+        signal.signal(number, partial(_interrupted, code))
     try:
         app()
     except HillclimbError as error:

@@ -29,7 +29,7 @@ def ls(
 ) -> None:
     """List the experiments with the states of their cells, or one experiment's cells.
 
-    hillclimb ls first-blocked
+    hillclimb ls first
     """
     from orchestrator.report import listing
     from orchestrator.report.render import parse_output, print_rows
@@ -74,7 +74,7 @@ def table(
 ) -> None:
     """Tabulate one value of every cell by two axes.
 
-    hillclimb table first-blocked --rows experts --cols backend --value tokens_per_s
+    hillclimb table first --rows experts --cols backend --value tokens_per_s
     """
     from orchestrator.report import pivot
     from orchestrator.report.render import parse_output, print_rows
@@ -94,7 +94,7 @@ def status(
 ) -> None:
     """Say whether every cell has its last word, what runs, and why each waiting block waits.
 
-    hillclimb status first-blocked
+    hillclimb status first
     """
     from orchestrator.report import status as standing
     from orchestrator.report.render import parse_output, print_report
@@ -114,7 +114,7 @@ def compare(
 ) -> None:
     """Answer the experiment: every arm against its reference, with interval, verdict and a sentence.
 
-    hillclimb compare first-blocked
+    hillclimb compare first
     """
     from orchestrator.report.answer import answer
     from orchestrator.report.render import parse_output, print_report
@@ -136,7 +136,7 @@ def export(
 ) -> None:
     """Write out every run of an experiment, counted or not, for analysis elsewhere.
 
-    hillclimb export first-blocked -o csv > runs.csv
+    hillclimb export first -o csv > runs.csv
     """
     from orchestrator.report import export as exporting
     from orchestrator.report.render import parse_output, print_rows

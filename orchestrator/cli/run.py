@@ -89,10 +89,13 @@ def drive(pool: PoolOption = "local", hosts: Hosts = None, ledger: LedgerOption 
     """
     from core.ledger.paths import default_path
     from core.ledger.writer import Ledger
+    from orchestrator.requests import require
     from orchestrator.session import drive as drive_pool
 
+    path = default_path(ledger)
+    require(path)
     wanted = _pool(pool, hosts)
-    with Ledger.open(default_path(ledger)) as held:
+    with Ledger.open(path) as held:
         raise typer.Exit(drive_pool(held, wanted, None, _stderr()))
 
 
@@ -124,7 +127,7 @@ def plan(
 def cancel(experiment: Experiment, where: Where = None, ledger: LedgerOption = None) -> None:
     """Close an experiment's open blocks; what is measured stands.
 
-    hillclimb cancel first-blocked --where experts=16
+    hillclimb cancel first --where experts=16
     """
     _decide(ledger, "cancel", {"experiment": experiment, "where": _pairs("--where", where)})
 
@@ -132,7 +135,7 @@ def cancel(experiment: Experiment, where: Where = None, ledger: LedgerOption = N
 def retry(experiment: Experiment, where: Where = None, ledger: LedgerOption = None) -> None:
     """Forgive an experiment's failed jobs and queue them again; a paused experiment goes on.
 
-    hillclimb retry first-blocked
+    hillclimb retry first
     """
     _decide(ledger, "retry", {"experiment": experiment, "where": _pairs("--where", where)})
 
@@ -144,7 +147,7 @@ def pause(
 ) -> None:
     """Assign no new visit of an experiment; what runs goes on.
 
-    hillclimb pause first-blocked --why "the host is needed"
+    hillclimb pause first --why "the host is needed"
     """
     _decide(ledger, "pause", {"experiment": experiment, "why": why})
 
@@ -152,7 +155,7 @@ def pause(
 def resume(experiment: Experiment, ledger: LedgerOption = None) -> None:
     """Let a paused experiment go on.
 
-    hillclimb resume first-blocked
+    hillclimb resume first
     """
     _decide(ledger, "resume", {"experiment": experiment})
 
