@@ -14,8 +14,8 @@ class LedgerHeld(LedgerError):
 
     def __init__(self, path: object, who: str, pid: int, machine: str, since: str) -> None:
         super().__init__(
-            f"{path} is held by {who} (pid {pid} on {machine}, since {since}): wait for its end, or stop it with "
-            f"`kill {pid}`; what `queue`, `cancel`, `retry`, `pause` and `resume` ask reaches it meanwhile"
+            f"{path} is held by {who} (pid {pid} on {machine}, since {since}): wait for its end, or stop that "
+            f"process; what `queue`, `cancel`, `retry`, `pause` and `resume` ask reaches it meanwhile"
         )
         self.who = who
         self.pid = pid

@@ -45,11 +45,11 @@ class DeciderLock:
 
     def _taken(self) -> bool:
         """Tried twice: whoever asks who decides holds a shared lock for microseconds (`core.ledger.holder`)."""
-        for pause_s in (ASKING_S, 0.0):
+        for attempt in range(2):
+            time.sleep(attempt * ASKING_S)
             with suppress(BlockingIOError):
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
-            time.sleep(pause_s)
         return False
 
     def release(self) -> None:

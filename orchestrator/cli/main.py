@@ -5,7 +5,6 @@ import sys
 import tempfile
 import traceback
 from functools import partial
-from pathlib import Path
 
 import typer
 
@@ -52,13 +51,9 @@ def main() -> None:
         # the reader of our output has gone: nobody is left to tell
         sys.stderr.close()
         sys.exit(0)
-    except Exception:  # noqa: BLE001 - the last line of defence: a person gets a sentence and a file, not a traceback
+    except Exception as bug:  # noqa: BLE001 - the last line of defence: a sentence and a file, not a traceback
         with tempfile.NamedTemporaryFile("w", prefix="hillclimb-", suffix=".txt", delete=False) as report:
             traceback.print_exc(file=report)
-        last = str(sys.exc_info()[1]).splitlines()
-        print(
-            f"hillclimb: a bug of ours ({sys.exc_info()[0].__name__}: {last[0] if last else ''}): "  # type: ignore[union-attr]
-            f"please report it with {Path(report.name)}",
-            file=sys.stderr,
-        )
+        what = traceback.format_exception_only(bug)[0].strip()
+        print(f"hillclimb: a bug of ours ({what}): please report it with {report.name}", file=sys.stderr)
         sys.exit(70)
