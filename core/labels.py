@@ -4,7 +4,7 @@ A label is for reading only. It is unique among the jobs it was made with, and c
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.job import Job
@@ -18,23 +18,46 @@ def printed(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def label(job: Job, jobs: Sequence[Job]) -> str:
-    """The values of the fields that vary among `jobs`, as in "blocked e16"; the kind when none varies."""
-    varying = {
-        name: getattr(job, name)
-        for name in type(job).model_fields
-        if name != "env" and len({getattr(other, name, None) for other in jobs}) > 1
-    }
-    words = [value for value in varying.values() if isinstance(value, str)]
-    numbers = [
-        f"{PREFIX.get(name, name + '=')}{printed(value)}"
-        for name, value in varying.items()
-        if not isinstance(value, str)
+def labels(jobs: Sequence[Job]) -> list[str]:
+    """For each job the values of the fields that vary among all, as in "blocked e16"; its kind when none varies.
+
+    Texts that say by themselves what they are come first, then numbers with their fields' names, then entries of
+    tables.
+    """
+    fields = [_fields(job) for job in jobs]
+    entries = [_entries(job) for job in jobs]
+    varying = _varying(fields)
+    # a text beside numbers does not say what it is: "all" of what?
+    words = [name for name in varying if all(isinstance(values.get(name), str | None) for values in fields)]
+    numbers = [name for name in varying if name not in words]
+    named = sorted(_varying(entries))
+    return [
+        " ".join(
+            [values[name] for name in words if name in values]
+            + [f"{PREFIX.get(name, name + '=')}{printed(values[name])}" for name in numbers if name in values]
+            + [f"{name}={own[name]}" if name in own else f"no {name}" for name in named]
+        )
+        or job.kind
+        for job, values, own in zip(jobs, fields, entries, strict=True)
     ]
-    return " ".join([*words, *numbers, *_env_parts(job.env, [other.env for other in jobs])]) or job.kind
 
 
-def _env_parts(env: dict[str, str], envs: Sequence[dict[str, str]]) -> list[str]:
-    names = sorted({name for other in envs for name in other})
-    varying = [name for name in names if len({other.get(name) for other in envs}) > 1]
-    return [f"{name}={env[name]!r}" if name in env else f"no {name}" for name in varying]
+def _fields(job: Job) -> dict[str, Any]:
+    """The fields that hold one value."""
+    return {name: value for name in type(job).model_fields if not isinstance(value := getattr(job, name), dict)}
+
+
+def _entries(job: Job) -> dict[str, str]:
+    """What tables hold, printed: process settings under their own names, tiles as in tiles.drhs=256x1408x1024."""
+    tables = [(name, value) for name in type(job).model_fields if isinstance(value := getattr(job, name), dict)]
+    return {
+        key if name == "env" else f"{name}.{key}": repr(value) if name == "env" else "x".join(map(printed, value))
+        for name, table in tables
+        for key, value in table.items()
+    }
+
+
+def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that not every row has with one and the same value, in the order they first appear."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if len({row.get(name) for row in rows}) > 1]

@@ -1,9 +1,9 @@
 """`python -m workers.runner VISIT.json --events FD`: a visit in, events out.
 
 A plain program that knows neither Ray nor the ledger. It measures the slots of one visit in one process, so all of them
-have the same `env`; whoever starts it splits a visit whose slots differ. Exit status: 0 when every slot has its
-`run_ended`; 2 for a visit that cannot be run as it is written; 75 when the slots without a `run_ended` need a fresh
-process; anything else is a death to be classified from outside.
+have the same `env` and the same timer; whoever starts it splits a visit whose slots differ. Exit status: 0 when every
+slot has its `run_ended`; 2 for a visit that cannot be run as it is written; 75 when the slots without a `run_ended`
+need a fresh process; anything else is a death to be classified from outside.
 
 Imports beyond the standard library happen in functions: the process ties its life to its parent's and arms its stack
 dumps before it loads anything that takes time or can hang.
@@ -61,6 +61,7 @@ def _read_visit(path: Path) -> "Visit":
 
     from core.visit import Visit
     from workers.bench.complaint import complaint
+    from workers.bench.facts import timer_of
 
     try:
         visit = Visit.model_validate_json(path.read_bytes())
@@ -75,16 +76,26 @@ def _read_visit(path: Path) -> "Visit":
                 f"{path}: slots with slot = {first.slot} and {other.slot} differ in job.env"
                 f" ({first.job.env} and {other.job.env}); one process has one env: write a visit for each"
             )
+        if timer_of(other.job) != timer_of(first.job):
+            _refuse(
+                f"{path}: slots with slot = {first.slot} and {other.slot} are timed by {timer_of(first.job)} and"
+                f" {timer_of(other.job)} (job.kind = {first.job.kind} and {other.job.kind}); one process has one timer:"
+                " write a visit for each"
+            )
     return visit
 
 
 def _bench(slot: "Slot", wire: "Wire") -> "Bench":
-    from core.job import SelftestJob
+    from core.job import MicroJob, SelftestJob
 
     if isinstance(slot.job, SelftestJob):
         from workers.selftest import SelftestBench
 
         return SelftestBench(slot.job, wire.write)
+    if isinstance(slot.job, MicroJob):
+        from workers.micro.bench import MicroBench
+
+        return MicroBench(slot.job)
     from workers.bench.moe_block import MoeBlockBench
 
     return MoeBlockBench(slot.job)
@@ -98,11 +109,11 @@ def execute(visit: "Visit", wire: "Wire", process: int, cache: Path | None) -> i
     from core.visit import Phase
     from workers.bench import passes
     from workers.bench.bench import WrongDevice
-    from workers.bench.facts import process_facts
+    from workers.bench.facts import process_facts, timer_of
 
     wire.send(PhaseBegan(slot=None, phase=Phase.START))
     wire.send(PhaseBegan(slot=None, phase=Phase.INIT))
-    facts = process_facts(visit.code)
+    facts = process_facts(visit.code, timer_of(visit.slots[0].job))
     bytes_in_use = None
     if any(not isinstance(slot.job, SelftestJob) for slot in visit.slots):
         from workers.bench import devices

@@ -5,10 +5,12 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
-from core.job import End, SelftestJob
+from core.job import SelftestJob
+from core.job.selftest import End
 from core.visit import Phase
-from workers.bench.bench import Checked
+from workers.bench.bench import Checked, Measured
 
 # A line that no reader of events accepts.
 BAD_LINE = "this line is no event"
@@ -20,6 +22,8 @@ class SelftestBench:
 
     job: SelftestJob
     write: Callable[[str], None]
+    devices: ClassVar[int] = 1
+    timed: ClassVar[bool] = True
 
     def _reach(self, phase: Phase) -> None:
         if self.job.phase != phase.value:
@@ -61,11 +65,11 @@ class SelftestBench:
         self._reach(Phase.WARMUP)
         time.sleep(self.job.sleep_s * calls)
 
-    def measure(self, calls: int) -> tuple[int, ...]:
+    def measure(self, calls: int) -> Measured:
         self._reach(Phase.MEASURE)
         if End(self.job.end) is End.BAD_OUTPUT:
             self.write(BAD_LINE)
-        return tuple(self._iteration() for _ in range(calls))
+        return Measured(tuple(self._iteration() for _ in range(calls)))
 
     def _iteration(self) -> int:
         began = time.perf_counter_ns()

@@ -126,6 +126,16 @@ def metrics(db: sqlite3.Connection, runs: Iterable[int]) -> list[sqlite3.Row]:
     return db.execute(query, (wanted,)).fetchall()
 
 
+def row_counts(db: sqlite3.Connection, runs: Iterable[int]) -> dict[int, dict[str, int]]:
+    """run -> `model_rows` and `executed_rows`, as far as it counted them: what its rates are derived from."""
+    query = """SELECT run, name, value FROM metric WHERE run IN (SELECT value FROM json_each(?))
+               AND name IN ('model_rows', 'executed_rows') AND scope = ''"""
+    counts: dict[int, dict[str, int]] = {run: {} for run in runs}
+    for run, name, value in db.execute(query, (json.dumps(list(counts)),)):
+        counts[run][name] = round(value)
+    return counts
+
+
 def pick(what: str, prefix: str, ids: list[str], hint: str, unknown: type[LedgerError] = NothingMatched) -> str:
     """The id that is `prefix`, or the only one that begins so, as in git. Raises `unknown`, Ambiguous."""
     fitting = [i for i in ids if i.startswith(prefix)] if prefix else []

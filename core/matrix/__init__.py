@@ -6,7 +6,6 @@ wrong in a file is one MatrixError that names the place and the way out. Nothing
 
 from pathlib import Path
 
-from core.labels import label
 from core.matrix.error import MatrixError
 from core.matrix.expand import expand
 from core.matrix.model import MAX_ARMS, NO_OVERRIDES, Cell, Expansion, Group, Measure, Overrides
@@ -21,7 +20,6 @@ __all__ = [
     "Measure",
     "Overrides",
     "expand",
-    "label",
     "read_matrix",
 ]
 

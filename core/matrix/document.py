@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from core.matrix.error import MatrixError, nearest
-from core.matrix.model import Measure, Overrides, Question
+from core.matrix.model import Measure, Overrides, Question, usual_measure
 from core.matrix.overrides import apply_axes, apply_sets, typed_pattern
 from core.matrix.places import Path, Places
 from core.matrix.sections import (
@@ -28,9 +28,11 @@ from core.matrix.sections import (
     read_settings,
 )
 from core.matrix.values import finite, single
-from core.matrix.vocabulary import Settings, Vocabulary, flattened
+from core.matrix.vocabulary import Settings, Vocabulary, flattened, table_of
 
 _TABLES = ("experiment", "job", "axes", "bundles", "baseline", "measure")
+# Those whose keys are fields of the job.
+_OF_FIELDS = ("job", "axes", "baseline")
 _ARRAYS = ("exclude", "include")
 
 
@@ -68,11 +70,14 @@ def read_document(text: str, place: str, overrides: Overrides) -> Document:
         excludes.append(Exclude(read_pattern(pattern, vocabulary, path, places), f"-x {words}", path))
     document = Document(
         question=read_model(Question, tables["experiment"], "experiment", places),
-        measure=read_model(Measure, tables["measure"], "measure", places),
+        measure=read_model(Measure, usual_measure(kind) | tables["measure"], "measure", places),
         vocabulary=vocabulary,
         job=read_settings(fixed, kind, ("job",), places),
         axes={key: read_axis(key, value, vocabulary, ("axes", key), places) for key, value in tables["axes"].items()},
-        baseline={key: single(value, ("baseline", key), places) for key, value in tables["baseline"].items()},
+        baseline={
+            key: single(value, ("baseline", key), places, lists=vocabulary.holds_lists(key))
+            for key, value in tables["baseline"].items()
+        },
         excludes=tuple(excludes),
         includes=tuple(read_includes(toml.get("include", []), vocabulary, places)),
         places=places,
@@ -108,7 +113,8 @@ def _tables(toml: dict[str, Any], places: Places) -> dict[str, dict[str, Any]]:
     for section in ("experiment", "job"):
         if section not in toml:
             raise places.error((), f"there is no [{section}]", f"add a line [{section}] with its keys below")
-    return {name: flattened(toml.get(name, {}), (name,), places) for name in _TABLES}
+    tables = {name: table_of(toml.get(name, {}), (name,), places) for name in _TABLES}
+    return tables | {name: flattened(tables[name], (name,), places) for name in _OF_FIELDS}
 
 
 def _every_field_once(document: Document, axes: Axes, path: Path, fixed: Settings) -> None:

@@ -37,25 +37,37 @@ def nearest(wrong: Any, known: Iterable[Any]) -> str:
     return f"known here: {', '.join(names) or 'nothing'}"
 
 
+def _choice(given: Any, expected: list[str], choices: list[str]) -> str:
+    """The step after a value that is none of the `choices`; `expected` has the texts among them in quotes."""
+    if isinstance(given, str):
+        return "write it without quotes" if given in expected else nearest(given, choices)
+    return "write it in quotes" if all(choice.startswith("'") for choice in expected) else nearest(given, choices)
+
+
 def explained(error: ErrorDetails, key: str) -> tuple[str, str]:
     """What pydantic found wrong with the value of `key`, and what to do about it, in a researcher's words."""
     context = error.get("ctx", {})
     value = shown(error["input"])
+    # an element of a list has no key of its own
+    lead = "" if isinstance(error["loc"][-1], int) else f"{key} = "
     match error["type"]:
         case "int_type" | "int_from_float":
-            return f"{value} is not a whole number", f"write it without quotes or point, as in {key} = 8"
+            return f"{value} is not a whole number", f"write it without quotes or point, as in {lead}8"
         case "float_type":
-            return f"{value} is not a number", f"write it without quotes, as in {key} = 0.5"
+            return f"{value} is not a number", f"write it without quotes, as in {lead}0.5"
         case "string_type":
             return f"{value} is not a text", f"write it in quotes, as in {key} = {shown(str(error['input']))}"
         case "bool_type":
             return f"{value} is neither true nor false", f"write {key} = true or {key} = false"
         case "tuple_type":
             return f"{value} is not a list", f"write it in brackets, as in {key} = [{value}]"
+        case "too_short" | "too_long":
+            wanted = context.get("min_length", context.get("max_length"))
+            return f"{value} is a list of {context['actual_length']}", f"write a list of {wanted}"
         case "literal_error":
-            choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ",").split(",")]
-            hint = nearest(error["input"], choices) if isinstance(error["input"], str) else "write it in quotes"
-            return f"{value} is none of {', '.join(choices)}", hint
+            expected = [choice.strip() for choice in context["expected"].replace(" or ", ",").split(",")]
+            choices = [choice.strip("'") for choice in expected]
+            return f"{value} is none of {', '.join(choices)}", _choice(error["input"], expected, choices)
         case "greater_than_equal":
             return f"{value} is too small", f"write at least {context['ge']}"
         case "less_than_equal":

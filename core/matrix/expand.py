@@ -33,7 +33,9 @@ def expand(text: str, place: str, overrides: Overrides = NO_OVERRIDES) -> Expans
         overrides=overrides,
         measure=document.measure,
         interleaved=comparison.interleaved,
-        baseline=document.baseline,
+        baseline={
+            axis: list(value) if isinstance(value, tuple) else value for axis, value in document.baseline.items()
+        },
         cells=cells,
         groups=grouping.groups,
         notes=notes_of(document, resolved, cells, drafts),

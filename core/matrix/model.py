@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from core.job import Job, JobSpec
+from core.job import KINDS, Job, JobSpec, MicroJob
 from core.model import Frozen
 
 # One visit holds a group: more arms than this would spread a comparison over so long that the host drifts.
@@ -24,14 +24,26 @@ class Measure(Frozen):
     """`[measure]`. The upper bounds catch typing errors: nobody waits for so many."""
 
     blocks: Annotated[int, Field(ge=1, le=1_000)] = Field(6, description="paired blocks of every group")
-    iters: Annotated[int, Field(ge=1, le=100_000)] = Field(5, description="timed iterations of a run")
-    warmup: Annotated[int, Field(ge=0, le=100_000)] = Field(2, description="untimed iterations before them")
+    iters: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        5, description="timed iterations of a run; 100 for a micro-benchmark when not given"
+    )
+    warmup: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        2, description="untimed iterations before them; 10 for a micro-benchmark when not given"
+    )
     interleave: tuple[str, ...] | None = Field(
         None, strict=False, description="axes compared inside one visit; the baseline's when not given"
     )
     noise_band: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="effects inside it count as none; 0.005 on accelerators and 0.05 on a CPU when not given"
     )
+
+
+def usual_measure(kind: str) -> dict[str, int]:
+    """What `[measure]` says for a kind of job when a matrix does not, where that is not Measure's own default.
+
+    A micro-benchmark's call takes microseconds, and these are its logbook's counts (moe_routing_bench).
+    """
+    return {"warmup": 10, "iters": 100} if issubclass(KINDS[kind], MicroJob) else {}
 
 
 class Overrides(Frozen):

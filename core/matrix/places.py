@@ -8,6 +8,7 @@ import re
 from collections import Counter
 
 from core.matrix.error import MatrixError
+from core.matrix.tables import split
 
 # Keys from the document's root; an array of tables is followed by the index of the table, from 0.
 Path = tuple[str | int, ...]
@@ -77,11 +78,8 @@ def _end_of_statement(text: str, at: int) -> int:
 
 
 def _normal(path: Path) -> Path:
-    """`env.NAME` is one key to us and two to TOML: always two here."""
-    split: Path = ()
-    for key in path:
-        split += ("env", key[4:]) if isinstance(key, str) and key.startswith("env.") else (key,)
-    return split
+    """An entry of a table, as `env.NAME`, is one key to us and two to TOML: always two here."""
+    return tuple(part for key in path for part in (split(key) if isinstance(key, str) else (key,)))
 
 
 def dotted(path: Path) -> str:

@@ -9,7 +9,7 @@ from core.job import Job, parse_job
 from core.matrix.document import Document
 from core.matrix.error import MatrixError, explained
 from core.matrix.points import Point, excluded, path_of, points_of
-from core.matrix.vocabulary import nested
+from core.matrix.tables import TABLES, nested
 
 
 class Resolved(NamedTuple):
@@ -51,7 +51,8 @@ def _job(document: Document, point: Point) -> Job:
 
 def _invalid(document: Document, point: Point, failure: ValidationError) -> MatrixError:
     error = failure.errors()[0]
-    key = ".".join(str(part) for part in error["loc"][1:])  # the first part is the kind
+    field, *inner = map(str, error["loc"][1:])  # the first part is the kind
+    key = ".".join([field, *inner[:1]]) if field in TABLES else field
     if error["type"] == "missing":
         section = point.include or ("job",)
         return document.places.error(section, f"{key} is missing", f"write {key} = …, or make it an axis")

@@ -10,7 +10,7 @@ from core.job import KINDS
 from core.matrix.error import explained, nearest, shown
 from core.matrix.places import Path, Places
 from core.matrix.values import Value, several, single
-from core.matrix.vocabulary import Settings, Vocabulary, flattened
+from core.matrix.vocabulary import Settings, Vocabulary, flattened, table_of
 from core.model import Frozen
 
 SectionModel = TypeVar("SectionModel", bound=Frozen)
@@ -71,7 +71,8 @@ def read_settings(table: dict[str, Any], kind: str, path: Path, places: Places) 
     """Fields with one value each: [job] less its kind, or a label of a bundle. Raises MatrixError."""
     for key in table:
         Vocabulary(kind).check(key, (*path, key), places)
-    return {key: single(value, (*path, key), places) for key, value in table.items()}
+    holds_lists = Vocabulary(kind).holds_lists
+    return {key: single(value, (*path, key), places, lists=holds_lists(key)) for key, value in table.items()}
 
 
 def read_bundles(table: dict[str, Any], kind: str, places: Places) -> Vocabulary:
@@ -79,11 +80,11 @@ def read_bundles(table: dict[str, Any], kind: str, places: Places) -> Vocabulary
     bundles: dict[str, dict[str, Settings]] = {}
     for name, labels in table.items():
         path: Path = ("bundles", name)
-        if name == "kind" or Vocabulary(kind).has(name):
+        if name in KINDS[kind].model_fields:
             raise places.error(path, f"{name} is a field of the job", "give the bundle a name of its own")
         bundles[name] = {
             label: read_settings(flattened(settings, (*path, label), places), kind, (*path, label), places)
-            for label, settings in flattened(labels, path, places).items()
+            for label, settings in table_of(labels, path, places).items()
         }
         for label in (label for label, settings in bundles[name].items() if not settings):
             raise places.error((*path, label), "it sets no field", "give it one, as in { tokens = 1024 }")
@@ -95,7 +96,7 @@ def read_bundles(table: dict[str, Any], kind: str, places: Places) -> Vocabulary
 def read_axis(key: str, value: Any, vocabulary: Vocabulary, path: Path, places: Places) -> tuple[Value, ...]:
     """The values of a field, or the labels of a bundle. Raises MatrixError."""
     vocabulary.check(key, path, places)
-    values = several(value, path, places)
+    values = several(value, path, places, lists=vocabulary.holds_lists(key))
     if key in vocabulary.bundles:
         labels = vocabulary.bundles[key]
         for each in values:
@@ -108,8 +109,17 @@ def read_pattern(table: dict[str, Any], vocabulary: Vocabulary, path: Path, plac
     """The keys of an [[exclude]] or [[include]]: as axes, but one value needs no brackets. Raises MatrixError."""
     if not table:
         raise places.error(path, "it names no field", "give it one, as in topk = 8, or remove it")
-    lists = {key: value if isinstance(value, list | dict) else [value] for key, value in table.items()}
-    return {key: read_axis(key, value, vocabulary, (*path, key), places) for key, value in lists.items()}
+    return {
+        key: read_axis(key, _bracketed(value, vocabulary.holds_lists(key)), vocabulary, (*path, key), places)
+        for key, value in table.items()
+    }
+
+
+def _bracketed(value: Any, lists: bool) -> Any:
+    """One value of a pattern as a list of one."""
+    if lists:
+        return value if isinstance(value, list) and any(isinstance(inner, list) for inner in value) else [value]
+    return value if isinstance(value, list | dict) else [value]
 
 
 def read_excludes(tables: Any, vocabulary: Vocabulary, places: Places) -> list[Exclude]:

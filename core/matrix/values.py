@@ -10,7 +10,9 @@ from typing import Any
 from core.matrix.error import MatrixError, nearest, shown
 from core.matrix.places import Path, Places
 
-Value = bool | int | float | str
+Scalar = bool | int | float | str
+# A list is a tuple here, so that every value can be a key.
+Value = Scalar | tuple[Scalar, ...]
 
 # A benchmark of more cells would not end within a year; a typing error in a range easily makes more.
 MAX_CELLS = 100_000
@@ -33,8 +35,17 @@ def finite(value: Any, path: Path, places: Places) -> None:
             raise places.error(path, f"{value} is out of a float's range", "write a number between 1e-300 and 1e300")
 
 
-def single(value: Any, path: Path, places: Places) -> Value:
-    """One value of a field. Raises MatrixError for lists, tables and dates."""
+def single(value: Any, path: Path, places: Places, *, lists: bool = False) -> Value:
+    """One value of a field. Raises MatrixError for tables, dates, and for lists unless the field holds `lists`."""
+    if not lists:
+        return _scalar(value, path, places)
+    if not isinstance(value, list):
+        fix = "write a value of this field in brackets, as in [512, 1024, 1024]"
+        raise places.error(path, f"{shown(value)} is not a list", fix)
+    return tuple(_scalar(inner, path, places) for inner in value)
+
+
+def _scalar(value: Any, path: Path, places: Places) -> Scalar:
     match value:
         case Decimal():
             return float(value) + 0.0  # -0.0 is 0.0
@@ -48,12 +59,13 @@ def single(value: Any, path: Path, places: Places) -> Value:
             raise places.error(path, f"{shown(value)} is no value a field can have", "write a number, text or boolean")
 
 
-def several(value: Any, path: Path, places: Places) -> tuple[Value, ...]:
-    """The values of an axis: a list, or an inclusive range {from, to, step}. Raises MatrixError."""
+def several(value: Any, path: Path, places: Places, *, lists: bool = False) -> tuple[Value, ...]:
+    """The values of an axis: a list, or an inclusive range {from, to, step}; a list of `lists`. Raises MatrixError."""
+    values: tuple[Value, ...]
     match value:
         case list():
-            values = tuple(single(inner, path, places) for inner in value)
-        case dict():
+            values = tuple(single(inner, path, places, lists=lists) for inner in value)
+        case dict() if not lists:
             values = _range(value, path, places)
         case _:
             raise places.error(path, f"{shown(value)} is not a list", "write the values in brackets, as in [2, 4]")

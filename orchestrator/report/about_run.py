@@ -49,7 +49,13 @@ def _run(db: sqlite3.Connection, found: queries.Loose) -> Report:
     if samples and run["outcome"] == "ok":
         derived = {
             "devices": devices,
-            **rates(spec, max(median(samples), 1) / 1e9, devices, facts.get("device_kind", "")),
+            **rates(
+                spec,
+                max(median(samples), 1) / 1e9,
+                devices,
+                facts.get("device_kind", ""),
+                queries.row_counts(db, [found.run])[found.run],
+            ),
         }
     return {
         "run": _fields(

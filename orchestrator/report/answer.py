@@ -54,11 +54,18 @@ def _row(c: Comparison, labels: dict[str, str]) -> Row:
         "low": _ratio(low),
         "high": _ratio(high),
         "effect_pct": None if c.estimate is None else 100 * math.expm1(c.estimate.mean),
+        **_devices(c),
         "blocks": c.standing.blocks,
         "verdict": c.verdict.value,
         "confidence": c.confidence.level.value,
         "sentence": sentence(c, arm, reference),
     }
+
+
+def _devices(c: Comparison) -> Row:
+    """That times were compared per device, where arm and reference used different numbers of them."""
+    arm, reference = c.devices
+    return {} if arm == reference else {"per_device": f"{arm} against {reference} devices"}
 
 
 def _ratio(log_ratio: float | None) -> float | None:

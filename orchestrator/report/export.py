@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections import defaultdict
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -22,6 +23,7 @@ def runs(db: sqlite3.Connection, name: str, series: int | None = None) -> list[R
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
     for row in queries.metrics(db, [run.id for run in record.runs]):
         metrics[row["run"]]["metric." + ":".join(filter(None, (row["name"], row["scope"])))] = row["value"]
+    counts = queries.row_counts(db, [run.id for run in record.runs])
     places = _places(record)
     return [
         {
@@ -30,7 +32,7 @@ def runs(db: sqlite3.Connection, name: str, series: int | None = None) -> list[R
             "time_ms": median(run.wall_ns) / 1e6 if run.wall_ns else None,
             "fastest_ms": min(run.wall_ns) / 1e6 if run.wall_ns else None,
             "slowest_ms": max(run.wall_ns) / 1e6 if run.wall_ns else None,
-            **_rates(record, run),
+            **_rates(record, run, counts[run.id]),
             **_flat(dict(record.jobs[run.job])),
             **metrics[run.id],
         }
@@ -80,14 +82,18 @@ def _place(record: Record, run: Run, block: Block, labels: dict[str, str]) -> Ro
     }
 
 
-def _rates(record: Record, run: Run) -> dict[str, Any]:
+def _rates(record: Record, run: Run, counted: Mapping[str, int]) -> dict[str, Any]:
     if run.outcome != "ok" or not run.wall_ns:
         return {}
     kind = record.environments.get(run.environment or "", {}).get("device_kind", "")
-    found = rates(record.jobs[run.job], block_median_ns(run) / 1e9, run.devices, kind)
+    found = rates(record.jobs[run.job], block_median_ns(run) / 1e9, run.devices, kind, counted)
     return {"devices": run.devices, **({"formula": found.pop("version"), **found} if found else {})}
 
 
 def _flat(spec: dict[str, Any]) -> dict[str, Any]:
-    env = spec.pop("env", {})
-    return {f"job.{k}": v for k, v in spec.items()} | {f"env.{k}": v for k, v in env.items()}
+    """A job's fields by name, tables entry by entry: job.topk, job.tiles.drhs, env.NAME."""
+    env = {f"env.{name}": value for name, value in spec.pop("env", {}).items()}
+    flat: dict[str, Any] = {}
+    for name, value in spec.items():
+        flat |= {f"job.{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {f"job.{name}": value}
+    return flat | env

@@ -9,10 +9,10 @@ def labels_of(record: Record) -> dict[str, str]:
     """job id -> its label among the jobs of the series."""
     # pydantic is worth a tenth of a second of start-up: only readers that print labels pay it
     from core.job import parse_job
-    from core.labels import label
+    from core.labels import labels
 
-    jobs = {job: parse_job(dict(spec)) for job, spec in record.jobs.items()}
-    return {job: label(parsed, list(jobs.values())) for job, parsed in jobs.items()}
+    jobs = [parse_job(dict(spec)) for spec in record.jobs.values()]
+    return dict(zip(record.jobs, labels(jobs), strict=True))
 
 
 def cell_name(cell: Cell, labels: Mapping[str, str]) -> str:

@@ -72,19 +72,22 @@ def _values(db: sqlite3.Connection, record: Record, value: str) -> dict[tuple[st
         return ratios | {(job, reference): 1.0 for job, reference in pairs if job == reference}
     if value == TIME or value in RATES:
         times = times_ms(record)
-        by_job = times if value == TIME else _rates(record, times, value)
+        by_job = times if value == TIME else _rates(db, record, times, value)
     else:
         by_job = _metric(db, record, value)
     return {(job, reference): by_job[job] for job, reference in pairs if job in by_job}
 
 
-def _rates(record: Record, times: Mapping[str, float], name: str) -> dict[str, float]:
-    """From the cell's own time: rates of single runs are never averaged."""
+def _rates(db: sqlite3.Connection, record: Record, times: Mapping[str, float], name: str) -> dict[str, float]:
+    """From the cell's own time: rates of single runs are never averaged. Its rows are drawn from a seed, so that every
+    run of the cell counts the same."""
     runs = {item.run.job: item.run for item in counted(record)}
+    counts = queries.row_counts(db, [run.id for run in runs.values()])
     found = {}
     for job, time_ms in times.items():
-        kind = record.environments.get(runs[job].environment or "", {}).get("device_kind", "")
-        rate = rates(record.jobs[job], time_ms / 1e3, runs[job].devices, kind).get(name)
+        run = runs[job]
+        kind = record.environments.get(run.environment or "", {}).get("device_kind", "")
+        rate = rates(record.jobs[job], time_ms / 1e3, run.devices, kind, counts[run.id]).get(name)
         if isinstance(rate, float | int):
             found[job] = float(rate)
     return found

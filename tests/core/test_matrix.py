@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.job import parse_job
-from core.matrix import MAX_ARMS, Expansion, Overrides, expand, label, read_matrix
+from core.labels import labels
+from core.matrix import MAX_ARMS, Expansion, Overrides, expand, read_matrix
 from core.matrix.places import Places, lines_of
 from core.matrix.values import several
 
@@ -35,7 +36,8 @@ def expanded(body: str, **overrides: Any) -> Expansion:
 
 def names(expansion: Expansion) -> list[list[str]]:
     """The groups, each as the labels of its jobs."""
-    return [[label(job, expansion.jobs) for job in group.jobs] for group in expansion.groups]
+    name = dict(zip((job.id for job in expansion.jobs), labels(expansion.jobs), strict=True))
+    return [[name[job.id] for job in group.jobs] for group in expansion.groups]
 
 
 def test_first_matrix_is_one_group_of_six_arms_each_paired_at_its_own_experts() -> None:
@@ -94,6 +96,108 @@ def test_expand_of_env_axis_makes_arms_that_differ_in_it_alone() -> None:
     assert [job.env for job in expansion.groups[0].jobs] == [{"A": "1", "FLAGS": ""}, {"A": "1", "FLAGS": "--x=1,2"}]
     assert expansion.baseline == {"env.FLAGS": ""}
     assert names(expansion) == [["FLAGS=''", "FLAGS='--x=1,2'"]]
+
+
+TILES = """
+experts = 4
+topk = 2
+bench_pass = "forward_backward"
+[job.tiles]
+forward = [512, 1024, 1024]
+[axes]
+tiling = ["whole", "narrow"]
+backend = ["gmm", "blocked"]
+[bundles.tiling]
+whole = { tiles = { dlhs = [128, 2816, 512] } }
+narrow = { tiles = { dlhs = [128, 128, 128], drhs = [256, 128, 128] } }
+[baseline]
+tiling = "whole"
+"""
+
+
+def test_expand_of_tiles_sets_each_product_where_it_is_written() -> None:
+    expansion = expanded(TILES)
+    assert [job.tiles for job in expansion.jobs] == [
+        {"forward": [512, 1024, 1024], "dlhs": [128, 2816, 512]},
+        {},
+        {"forward": [512, 1024, 1024], "dlhs": [128, 128, 128], "drhs": [256, 128, 128]},
+    ]
+    assert [group.label for group in expansion.groups] == ["backend=gmm", "backend=blocked"]
+    assert expansion.groups[0].reference_of == (0, 0)
+    # blocked has no tiles: both labels of the bundle are one job there
+    assert [cell.folded_into for cell in expansion.cells] == [None, None, None, 1]
+    assert expansion.notes == (
+        "4 cells are 3 jobs: tiles.dlhs cannot matter for backend = blocked; "
+        "tiles.drhs cannot matter for backend = blocked",
+    )
+
+
+def test_expand_of_tiles_as_an_axis_compares_them_by_name() -> None:
+    expansion = expanded(
+        "experts = 4\ntopk = 2\n[axes]\ntiles.forward = [[512, 256, 128], [128, 128, 128]]\n"
+        "[baseline]\ntiles.forward = [128, 128, 128]\n"
+        '[[exclude]]\ntiles.forward = [512, 256, 128]\nwhy = "slow"\n'
+        "[[include]]\ntiles.forward = [[64, 64, 64], [256, 64, 64]]\n"
+    )
+    assert [cell.coordinates["tiles.forward"] for cell in expansion.cells if cell.why is None] == [
+        "[128, 128, 128]",
+        "[64, 64, 64]",
+        "[256, 64, 64]",
+    ]
+    assert names(expansion) == [
+        ["tiles.forward=128x128x128", "tiles.forward=64x64x64", "tiles.forward=256x64x64"],
+    ]
+    assert Expansion.model_validate_json(expansion.model_dump_json()) == expansion
+
+
+def test_expand_with_typed_tiles_takes_them_as_the_file_would() -> None:
+    typed = expanded(
+        TILES,
+        axes={"tiles.forward": "[[512, 256, 128], [64, 64, 64]]", "backend": "gmm"},
+        exclude=("tiles.forward=[64,64,64],tiling=narrow",),
+    )
+    assert [(job.tiles["forward"], cell.why is None) for job, cell in zip(typed.jobs, typed.cells, strict=False)] == [
+        ([512, 256, 128], True),
+        ([64, 64, 64], True),
+        ([512, 256, 128], True),
+    ]
+    assert typed.cells[3].why == "excluded: -x tiles.forward=[64,64,64],tiling=narrow"
+    fixed = expanded(TILES, sets=("job.tiles.forward=[16, 128, 128]",))
+    assert fixed.jobs[0].tiles["forward"] == [16, 128, 128]
+
+
+def test_expand_of_a_choice_between_a_text_and_a_number_keeps_both() -> None:
+    body = 'experts = 4\ntopk = 2\nparallel_mode = "ep"\n[axes]\ndevices = [1, "all"]\n[baseline]\ndevices = 1\n'
+    expansion = expanded(body)
+    assert [job.devices for job in expansion.groups[0].jobs] == [1, "all"]
+    assert names(expansion) == [["devices=1", "devices=all"]]
+    assert [job.devices for job in expanded(body, axes={"devices": "all,1"}).jobs] == ["all", 1]
+
+
+def test_expand_of_whole_numbers_for_fractions_makes_the_same_jobs() -> None:
+    body = 'experts = 4\ntopk = 2\ncapacity_policy = "pad"\n[axes]\ncapacity_factor = [{}]\nnull_route_frac = {}\n'
+    whole = expanded(body.format("1, 2", "{ from = 0, to = 1, step = 1 }"))
+    point = expanded(body.format("1.0, 2.00", "{ from = 0.0, to = 1.0, step = 1.0 }"))
+    assert [job.id for job in whole.jobs] == [job.id for job in point.jobs]
+    assert [(job.capacity_factor, job.null_route_frac) for job in whole.jobs] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert all(isinstance(job.capacity_factor, float) for job in whole.jobs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "measure", "expected"),
+    [
+        ("moe_block", "hidden = 64\nmlp_dim = 64\n", "", (5, 2)),
+        ("topk", "", "", (100, 10)),
+        ("moe_layer", "hidden = 64\n", "", (100, 10)),
+        ("pack", "hidden = 64\n", "[measure]\niters = 7\n", (7, 10)),
+    ],
+)
+def test_expand_measures_a_kind_as_often_as_it_needs(
+    kind: str, fields: str, measure: str, expected: tuple[int, int]
+) -> None:
+    head = f'[experiment]\nid = "t"\ngoal = "g"\n[job]\nkind = "{kind}"\ntokens = 64\nexperts = 4\n{fields}'
+    expansion = expand(f"{head}[axes]\ntopk = [1, 2]\n{measure}", "t.toml")
+    assert (expansion.measure.iters, expansion.measure.warmup) == expected
 
 
 def test_expand_of_a_field_that_cannot_matter_folds_and_says_why() -> None:
@@ -352,8 +456,8 @@ def test_label_names_what_varies_words_first() -> None:
         parse_job(block | {"backend": "blocked", "seed": 0}),
         parse_job(block | {"backend": "ragged_dot", "experts": 16, "seed": 1, "env": {"A": "x"}}),
     ]
-    assert [label(job, jobs) for job in jobs] == ["blocked e8 seed=0 no A", "ragged_dot e16 seed=1 A='x'"]
-    assert label(jobs[0], jobs[:1]) == "moe_block"
+    assert labels(jobs) == ["blocked e8 seed=0 no A", "ragged_dot e16 seed=1 A='x'"]
+    assert labels(jobs[:1]) == ["moe_block"]
 
 
 def test_lines_of_finds_keys_behind_strings_comments_arrays_and_tables() -> None:

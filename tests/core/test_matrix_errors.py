@@ -63,7 +63,7 @@ EDITS: dict[str, tuple[str, str, list[str]]] = {
     "number too long": ("topk = 2", f"topk = {'9' * 5000}", ["m.toml: not TOML", "too long to be read"]),
     "exponent too large": ("topk = 2", "topk = 1e99999999999999999999", ["not TOML", "too long to be read"]),
     "wrong choice": ('"blocked"', '"bloked"', ['m.toml:14: axes.backend: "bloked"', "did you mean blocked?"]),
-    "number for a choice": ('"blocked"', "3", ["axes.backend: 3 is none of ragged_dot, blocked", "in quotes"]),
+    "number for a choice": ('"blocked"', "3", ["axes.backend: 3 is none of gmm, ragged_dot, blocked,", "in quotes"]),
     "list in job": ("topk = 2", "topk = [2, 4]", ["m.toml:11: job.topk: [2, 4] is a list", "a key of [axes]"]),
     "date": ("topk = 2", "topk = 2026-01-01", ["m.toml:11: job.topk", "write a number, text or boolean"]),
     "empty axis": (EXPERTS, "experts = []", ["m.toml:15: axes.experts: the list is empty", "give it a value"]),
@@ -102,6 +102,15 @@ EDITS: dict[str, tuple[str, str, list[str]]] = {
         '[[exclude]]\nexperts = 4\nbackend = "ragged_dot"\nwhy = "slow"\n',
         ["m.toml:17: baseline: groups", "all (the reference of backend=blocked experts=4 has no job: excluded: slow)"],
     ),
+    "reference refused": (
+        '[axes]\nbackend = ["ragged_dot", "blocked"]\nexperts = [4, 8, 16]\n\n[baseline]\nbackend = "ragged_dot"',
+        'quant_mode = "int8_routed"\n[axes]\nbackend = ["gmm", "blocked"]\nexperts = [4]\n[baseline]\nbackend = "gmm"',
+        [
+            "baseline: groups with cells that have no reference: all (the reference of backend=blocked experts=4 has "
+            "no job: backend = gmm: megablox has no int8; the logbooks silently switched to ragged_dot)",
+            "; give them their reference, exclude these cells too, or choose another baseline",
+        ],
+    ),
     "include with an open axis": ("", "[[include]]\nexperts = 32\n", ["m.toml:23: include.1", "give backend a value"]),
     "include without reference": (
         "",
@@ -134,6 +143,53 @@ EDITS: dict[str, tuple[str, str, list[str]]] = {
     "bundle field": ("", "[bundles.s]\nS = { exprts = 4 }\n", ["m.toml:24: bundles.s.S.exprts", "mean experts?"]),
     "bundle without fields": ("", "[bundles.s]\nS = {}\n", ["m.toml:24: bundles.s.S: it sets no field"]),
     "bundle no table": ("", "[bundles]\ns = 3\n", ["m.toml:24: bundles.s: 3 is not a table"]),
+    "tiles no table": ("topk = 2", "topk = 2\ntiles = [1, 2, 3]", ["m.toml:12: job.tiles:", "write tiles.forward = …"]),
+    "tiles of no product": (
+        "topk = 2",
+        "topk = 2\ntiles.forwrd = [1, 2, 3]",
+        ["m.toml:12: job.tiles.forwrd: unknown key tiles.forwrd", "did you mean tiles.forward?"],
+    ),
+    "tile no list": (
+        "topk = 2",
+        "topk = 2\ntiles.forward = 512",
+        ["m.toml:12: job.tiles.forward: 512 is not a list", "as in [512, 1024, 1024]"],
+    ),
+    "tile too short": (
+        "topk = 2",
+        "topk = 2\ntiles = { drhs = [512, 1024] }",
+        ["m.toml:12: job.tiles.drhs: [512, 1024] is a list of 2; write a list of 3"],
+    ),
+    "tile of a text": (
+        EXPERTS,
+        EXPERTS + '\ntiles.dlhs = [[512, "x", 512]]',
+        ['m.toml:16: axes.tiles.dlhs: "x" is not a whole number; write it without quotes or point, as in 8'],
+    ),
+    "tile below its range": (
+        EXPERTS,
+        EXPERTS + "\ntiles.dlhs = [[512, 0, 512]]",
+        ["m.toml:16: axes.tiles.dlhs: 0 is too small; write at least 1"],
+    ),
+    "tile axis without brackets": (
+        EXPERTS,
+        EXPERTS + "\ntiles.dlhs = [512, 512, 512]",
+        ["m.toml:16: axes.tiles.dlhs: 512 is not a list", "as in [512, 1024, 1024]"],
+    ),
+    "tile of a bundle": (
+        EXPERTS,
+        EXPERTS + '\ntiling = ["S"]\n[bundles.tiling]\nS = { tiles = { forward = [1] } }',
+        ["m.toml:18: bundles.tiling.S.tiles.forward: [1] is a list of 1", "write a list of 3"],
+    ),
+    "bundle named as a table": ("", "[bundles.tiles]\nS = { experts = 4 }\n", ["bundles.tiles", "of its own"]),
+    "number that is no choice": (
+        "topk = 2",
+        "topk = 2\ndevices = 2",
+        ["m.toml:12: job.devices: 2 is none of all, 1; known here: all, 1"],
+    ),
+    "text for a choice of numbers": (
+        "topk = 2",
+        'topk = 2\ndevices = "1"',
+        ['m.toml:12: job.devices: "1" is none of all, 1; write it without quotes'],
+    ),
     "env no table": ("topk = 2", 'topk = 2\nenv = "x"', ["m.toml:12: job.env", "write env.NAME"]),
     "env number": (EXPERTS, EXPERTS + "\nenv.A = [1]", ['axes.env.A: 1 is not a text', 'env.A = "1"']),
     "env reserved": ("topk = 2", 'topk = 2\nenv.PATH = "x"', ["m.toml:12: job.env.PATH: PATH is set by the host"]),

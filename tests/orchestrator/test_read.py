@@ -5,7 +5,7 @@ import io
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from core import events as said
 from core.accounting import Rates
 from core.errors import HillclimbError
 from core.failures import MEANING, Kind
-from core.job import Job
+from core.job import Job, MoeBlockJob
 from core.ledger.errors import LedgerError, UnknownExperiment
 from core.ledger.queries import Ambiguous, NothingMatched
 from core.ledger.writer import Ledger
@@ -69,8 +69,21 @@ def by_experts(job: Job, ordinal: int) -> End:
     return End((base, base + 1000 * ordinal, base + 5000))
 
 
-def measure(ledger: Ledger, end: Callable[[Job, int], End] = by_experts, visits: int = 1000) -> None:
-    """Leases and finishes up to so many visits on one host."""
+# Name, value and devices of each.
+Metrics = Callable[[Job], Iterable[tuple[str, float, int]]]
+
+
+def no_metrics(_: Job) -> Iterable[tuple[str, float, int]]:
+    return ()
+
+
+def measure(
+    ledger: Ledger,
+    end: Callable[[Job, int], End] = by_experts,
+    visits: int = 1000,
+    metrics: Metrics = no_metrics,
+) -> None:
+    """Leases and finishes up to so many visits on one host. `metrics`: further ones of each run."""
     ledger.see_host("h1", "m1", "cpu", 4)
     spool = ledger.spool_of("h1") or "spool"
     ledger.new_spool("h1", spool)
@@ -79,13 +92,13 @@ def measure(ledger: Ledger, end: Callable[[Job, int], End] = by_experts, visits:
         if not blocks:
             return
         visit = ledger.lease(blocks[0].id, "h1", [arm.slot for arm in blocks[0].arms])
-        lines = _lines(ledger, visit, lambda job, at=blocks[0].ordinal: end(job, at))
+        lines = _lines(ledger, visit, lambda job, at=blocks[0].ordinal: end(job, at), metrics)
         first = ledger.acked(spool) + 1
         entries = [said.Entry(seq=first + i, at_ns=i, visit=visit, body=body) for i, body in enumerate(lines)]
         ledger.ingest(spool, "h1", entries)
 
 
-def _lines(ledger: Ledger, visit: int, end: Callable[[Job], End]) -> Iterator[Any]:
+def _lines(ledger: Ledger, visit: int, end: Callable[[Job], End], metrics: Metrics = no_metrics) -> Iterator[Any]:
     slots = ledger.visit(visit, Target(), "c0de").slots
     yield said.VisitBegan(sitting="sitting")
     yield said.RunnerBegan(process=1, pid=1, start_time=1, slots=tuple(s.slot for s in slots))
@@ -99,6 +112,8 @@ def _lines(ledger: Ledger, visit: int, end: Callable[[Job], End]) -> Iterator[An
         yield said.Metric(slot=s.slot, name="load_cv", value=0.25)
         yield said.Metric(slot=s.slot, name="error", value=1e-7, scope="y")
         yield said.Metric(slot=s.slot, name="error", value=2e-7, scope="dx")
+        for name, value, devices in metrics(s.job):
+            yield said.Metric(slot=s.slot, name=name, value=value, devices=devices)
         if done.kind is None:
             yield said.Samples(slot=s.slot, wall_ns=done.wall_ns)
             yield said.RunEnded(slot=s.slot, outcome="ok")
@@ -248,6 +263,110 @@ def test_table_metric_by_name_and_scope(run: Command, measured: Path) -> None:
 
 def test_rates_every_name_is_one_of_the_formulas() -> None:
     assert set(RATES) <= set(Rates.model_fields)
+
+
+NULLS = """
+[experiment]
+id = "nulls"
+goal = "Do nulls cost nothing?"
+[job]
+kind = "moe_block"
+tokens = 1024
+hidden = 128
+mlp_dim = 256
+experts = 8
+topk = 2
+parallel_mode = "ep"
+tiles.forward = [128, 128, 128]
+[axes]
+null_route_frac = [0.0, 0.5]
+devices = [1, "all"]
+[baseline]
+devices = 1
+[measure]
+blocks = 3
+iters = 3
+"""
+
+
+def counting(job: Job) -> Iterator[tuple[str, float, int]]:
+    """(name, value, devices) of a run's metrics; half of the rows of a job with nulls are real."""
+    assert isinstance(job, MoeBlockJob)
+    devices = 1 if job.devices == 1 else 4
+    yield "devices", devices, devices
+    if job.null_route_frac:
+        yield "model_rows", 1024.0, devices
+        yield "executed_rows", 1024.0, devices
+
+
+def equal_times(_: Job, ordinal: int) -> End:
+    return End((1_000_000 + ordinal,) * 3)
+
+
+@pytest.fixture(scope="module")
+def with_nulls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ledger") / "nulls.db"
+    with Ledger.open(path) as ledger:
+        queue(ledger, NULLS)
+        measure(ledger, equal_times, metrics=counting)
+    return path
+
+
+def test_rates_of_a_run_are_of_the_rows_and_devices_it_counted(run: Command, with_nulls: Path) -> None:
+    (full, half) = as_json(run, with_nulls, "table", "nulls", "--value", "tflops", "--where", "devices=all")
+    flops = 6 * 128 * 256
+    assert full["tflops"] == pytest.approx(2048 * flops / 1e9, rel=1e-3)
+    assert half["tflops"] == pytest.approx(1024 * flops / 1e9, rel=1e-3)
+    (full, half) = as_json(run, with_nulls, "table", "nulls", "--value", "tflops_per_device", "--where", "devices=all")
+    assert full["tflops_per_device"] == pytest.approx(2048 * flops / 1e9 / 4, rel=1e-3)
+    rows = as_json(run, with_nulls, "export", "nulls")
+    assert {
+        (row["job.null_route_frac"], row["job.devices"]): (row["devices"], row["model_flops"], row["executed_flops"])
+        for row in rows
+    } == {
+        (0.0, 1): (1, 2048 * flops, 2048 * flops),
+        (0.0, "all"): (4, 2048 * flops, 2048 * flops),
+        (0.5, 1): (1, 1024 * flops, 1024 * flops),
+        (0.5, "all"): (4, 1024 * flops, 1024 * flops),
+    }
+    assert {tuple(row["job.tiles.forward"]) for row in rows} == {(128, 128, 128)}
+    name = next(row["run"] for row in rows if (row["job.null_route_frac"], row["job.devices"]) == (0.5, "all"))
+    shown = {row["field"]: row["value"] for row in as_json(run, with_nulls, "show", name)["rates"]}
+    assert (shown["devices"], shown["model_flops"]) == (4, 1024 * flops)
+
+
+def test_compare_of_other_numbers_of_devices_is_per_device_and_says_so(run: Command, with_nulls: Path) -> None:
+    comparisons = as_json(run, with_nulls, "compare", "nulls")["comparisons"]
+    assert [row["per_device"] for row in comparisons] == ["4 against 1 devices"] * 2
+    assert [row["ratio"] for row in comparisons] == [pytest.approx(0.25)] * 2
+    assert all("per device: 4 devices against 1" in row["sentence"] for row in comparisons)
+
+
+def test_compare_of_equal_numbers_of_devices_does_not_speak_of_them(run: Command, measured: Path) -> None:
+    assert not any("per_device" in row for row in as_json(run, measured, "compare", "first")["comparisons"])
+
+
+def test_rates_of_a_run_that_counted_no_rows_are_missing(run: Command, tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    with Ledger.open(path) as ledger:
+        queue(ledger, NULLS)
+        measure(ledger, equal_times)
+    rows = as_json(run, path, "table", "nulls", "--value", "tflops", "--where", "devices=1")
+    assert [row["tflops"] for row in rows] == [pytest.approx(2048 * 6 * 128 * 256 / 1e9, rel=1e-3), "no tflops"]
+
+
+def test_rates_of_a_micro_benchmark_are_bytes_and_tokens(run: Command, tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    text = (
+        '[experiment]\nid = "m"\ngoal = "g"\n[job]\nkind = "pack"\ntokens = 1024\nhidden = 128\nexperts = 8\n'
+        "[axes]\ntopk = [2]\n[measure]\nblocks = 1\niters = 3\n"
+    )
+    with Ledger.open(path) as ledger:
+        queue(ledger, text)
+        measure(ledger, equal_times)
+    (row,) = as_json(run, path, "export", "m")
+    assert (row["formula"], row["bytes_per_token_strict"]) == ("routing/1", 6 * 128 * 2)
+    assert row["bw_gibps_strict"] == pytest.approx(6 * 128 * 2 * 1024 / 1e-3 / 2**30)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,16 @@ class JobFault(Exception):
         self.reason = reason
 
 
+class Unsupported(Exception):
+    """The job has no meaning, or no means, on these devices: its run ends unsupported, for the reason given."""
+
+
 class WrongDevice(Exception):
     """The process does not show the accelerator its visit asks for: no slot of it can run."""
 
 
 class Measure(NamedTuple):
-    """A number about a run; `scope` names the output or gradient it is about, or is empty."""
+    """A number about a run; `scope` names the output, gradient or stage it is about, or is empty."""
 
     name: str
     value: float
@@ -38,8 +42,25 @@ class Checked(NamedTuple):
     refusal: str | None = None
 
 
+class Measured(NamedTuple):
+    """What timing found: nanoseconds of each sample, in order, and numbers beside them."""
+
+    wall_ns: tuple[int, ...]
+    measures: tuple[Measure, ...] = ()
+
+
 class Bench(Protocol):
-    """The steps of one slot, in the order they are called."""
+    """The steps of one slot, in the order they are called. Each may raise JobFault, the first also Unsupported."""
+
+    @property
+    def devices(self) -> int:
+        """How many devices the job uses, of those the process has."""
+        ...
+
+    @property
+    def timed(self) -> bool:
+        """False when a kernel of the job is only interpreted here: then it is checked and no more."""
+        ...
 
     def inputs(self) -> str:
         """Draw and place the arrays. Returns the digest of the fields that make them."""
@@ -69,6 +90,6 @@ class Bench(Protocol):
         """Calls that are not timed."""
         ...
 
-    def measure(self, calls: int) -> tuple[int, ...]:
-        """Nanoseconds of each timed call, in order."""
+    def measure(self, calls: int) -> Measured:
+        """Calls that are timed."""
         ...

@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-TIMER = "wall_sync"
+from core.job import Job, MicroJob
 
 
 def cpu_model() -> str:
@@ -26,12 +26,17 @@ def installed(distribution: str) -> str:
         return ""
 
 
-def process_facts(code: str) -> dict[str, str]:
-    """Facts of a process, JAX not needed. `code` is the code hash the host vouched for."""
+def timer_of(job: Job) -> str:
+    """The clock of `timing` that a job is measured by: a micro-benchmark is shorter than its own dispatch."""
+    return "wall_chain" if isinstance(job, MicroJob) else "wall_sync"
+
+
+def process_facts(code: str, timer: str) -> dict[str, str]:
+    """Facts of a process, JAX not needed. `code` is the code hash the host vouched for, `timer` that of its jobs."""
     return {
         "python": platform.python_version(),
         "cpu": cpu_model(),
         "nice": str(os.getpriority(os.PRIO_PROCESS, 0)),
         "code": code,
-        "timer": TIMER,
+        "timer": timer,
     }

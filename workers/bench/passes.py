@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from core.events import Compiled, Metric, PhaseBegan, RunEnded, Samples
 from core.failures import Kind
 from core.visit import Phase, Slot, Visit
-from workers.bench.bench import Bench, JobFault, Measure
+from workers.bench.bench import Bench, JobFault, Measure, Unsupported
 from workers.bench.faults import fault_of
 from workers.bench.wire import Wire
 
@@ -42,7 +42,15 @@ class Step:
         self.wire.send(PhaseBegan(slot=self.slot.slot, phase=phase))
 
     def metric(self, measure: Measure) -> None:
-        self.wire.send(Metric(slot=self.slot.slot, name=measure.name, value=measure.value, scope=measure.scope))
+        self.wire.send(
+            Metric(
+                slot=self.slot.slot,
+                name=measure.name,
+                value=measure.value,
+                scope=measure.scope,
+                devices=self.bench.devices,
+            )
+        )
 
     def fail(self, kind: Kind, phase: Phase, reason: str) -> None:
         _failed(self.wire, self.slot, kind, phase, reason)
@@ -58,6 +66,11 @@ def _in_phase(step: Step, phase: Phase) -> Iterator[None]:
     step.begin(phase)
     try:
         yield
+    except Unsupported as error:
+        reason = str(error)[:REASON_CHARS]
+        step.wire.send(RunEnded(slot=step.slot.slot, outcome="unsupported", phase=phase, reason=reason))
+        step.bench.drop()
+        raise _Stopped from error
     except Exception as error:
         fault = fault_of(error, phase)
         if fault is None:
@@ -126,7 +139,9 @@ def _prepare(step: Step) -> bool:
     except _Stopped:
         return False
     bench.drop()
-    return True
+    if not bench.timed:
+        step.wire.send(RunEnded(slot=step.slot.slot, outcome="checked"))
+    return bench.timed
 
 
 def _time(step: Step, visit: Visit) -> None:
@@ -137,9 +152,11 @@ def _time(step: Step, visit: Visit) -> None:
         with _in_phase(step, Phase.WARMUP):
             bench.warmup(visit.warmup)
         with _in_phase(step, Phase.MEASURE):
-            wall_ns = bench.measure(visit.iters)
+            measured = bench.measure(visit.iters)
     except _Stopped:
         return
     bench.drop()
-    step.wire.send(Samples(slot=step.slot.slot, wall_ns=wall_ns))
+    for measure in measured.measures:
+        step.metric(measure)
+    step.wire.send(Samples(slot=step.slot.slot, wall_ns=measured.wall_ns))
     step.wire.send(RunEnded(slot=step.slot.slot, outcome="ok"))

@@ -1,19 +1,20 @@
-"""Where a step's arguments lie: on one device, each as the program was lowered for."""
+"""Where a step's arguments lie: each as the program was lowered for, before the clock starts."""
+
+from typing import Any
 
 import jax
 
-from workers.bench.inputs import Inputs
+from workers.moe.layout import Layout
 
 
-def place(inputs: Inputs) -> Inputs:
-    """The arrays committed to the first device, all there when this returns."""
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.block_until_ready(jax.device_put(inputs, one))
+def place(arguments: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    """The arrays committed to where the layout wants them, all there when this returns."""
+    return jax.block_until_ready(jax.device_put(arguments, layout.shardings(arguments)))
 
 
-def require_as_lowered(executable: jax.stages.Compiled, arguments: Inputs) -> None:
+def require_as_lowered(executable: jax.stages.Compiled, arguments: dict[str, Any]) -> None:
     """Raise RuntimeError unless every argument lies as the executable wants it: else a call would move it, timed."""
-    wanted = jax.tree.leaves(executable.input_shardings[0])
+    wanted = jax.tree.leaves(executable.input_shardings[0], is_leaf=lambda leaf: leaf is None)
     for want, array in zip(wanted, jax.tree.leaves(arguments), strict=True):
-        if not want.is_equivalent_to(array.sharding, array.ndim):
+        if want is not None and not want.is_equivalent_to(array.sharding, array.ndim):
             raise RuntimeError(f"an argument of shape {array.shape} lies as {array.sharding}, the program wants {want}")

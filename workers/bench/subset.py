@@ -23,7 +23,7 @@ class Subset(NamedTuple):
 
 
 def closed_subset(ids: NDArray[np.int32], experts: int, rng: np.random.Generator, whole: bool) -> Subset:
-    """Choose from a routing. ids: int32 [tokens, topk]; `whole` chooses everything.
+    """Choose from a routing. ids: int32 [tokens, topk], `experts` for none; `whole` chooses everything.
 
     Experts: the most loaded, the least loaded non-empty, and one drawn. Tokens: those routed to them, those of the
     first and last row of every group, and 64 drawn.
@@ -33,7 +33,7 @@ def closed_subset(ids: NDArray[np.int32], experts: int, rng: np.random.Generator
     used = np.flatnonzero(load)
     if whole:
         return Subset(used, np.arange(tokens))
-    chosen = np.unique([load.argmax(), used[load[used].argmin()], rng.choice(used)])
+    chosen = used if not used.size else np.unique([load.argmax(), used[load[used].argmin()], rng.choice(used)])
     routed = np.flatnonzero(np.isin(ids, chosen).any(axis=1))
     by_expert = np.argsort(ids.reshape(-1), kind="stable") // topk
     ends = np.cumsum(load)[used]

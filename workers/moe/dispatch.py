@@ -1,22 +1,45 @@
-"""Token order -> expert order: the rows of each expert brought together.
+"""Where every assignment goes: which row of the packed buffer holds it, and which group of rows it belongs to.
 
-An assignment is a (token, choice) pair; there are rows = tokens x topk of them. Packing them is a permutation of
-repeated tokens, so its derivative is a gather by the inverse permutation: no scatter-add in either direction.
+An assignment is a (token, choice) pair; it is numbered token * topk + choice. Rows of one group lie together, in the
+order of their assignments. Rows that hold no assignment lie after every group, or are zero inside one: no product of
+the groups is moved by them.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+
+class Packing(NamedTuple):
+    """What is fixed before any routing is known.
+
+    groups:   experts that rows are brought together for; an assignment to expert `groups` goes nowhere
+    rows:     rows of the packed buffer
+    complete: every assignment has a row, whatever the routing
+    capacity: rows a group keeps, the first ones; those beyond are zeroed. None keeps all
+    padded:   every group has exactly `capacity` rows
+    strategy: how assignments are sorted by expert
+    vjp:      whether permutations have our derivative or JAX's
+    """
+
+    groups: int
+    rows: int
+    complete: bool
+    capacity: int | None = None
+    padded: bool = False
+    strategy: Literal["argsort", "tuple_sort"] = "argsort"
+    vjp: Literal["custom", "autodiff"] = "custom"
 
 
 class Dispatch(NamedTuple):
-    """Where every assignment goes. All int32.
+    """A routing, as places in the packed buffer. All int32.
 
-    token:       [rows]          the token of each packed row
-    slot:        [rows]          the assignment (token * topk + choice) of each packed row
-    row:         [tokens, topk]  the packed row of each assignment: the inverse of `slot`
-    group_sizes: [experts]       rows of each expert, in the order of the packed rows
+    token:       [rows]          the token of each packed row, `tokens` where it holds none
+    slot:        [rows]          the assignment of each packed row, `tokens * topk` where it holds none
+    row:         [tokens, topk]  the packed row of each assignment, `rows` where it has none
+    group_sizes: [groups]        rows of each group, in the order of the packed rows
     """
 
     token: jax.Array
@@ -25,30 +48,48 @@ class Dispatch(NamedTuple):
     group_sizes: jax.Array
 
 
-def sort_by_expert(ids: jax.Array, experts: int) -> Dispatch:
-    """Sort assignments by expert, stably: an expert's rows stay in token order. ids: int32 [tokens, topk]."""
-    topk = ids.shape[1]
-    flat = ids.reshape(-1)
-    slot = jnp.argsort(flat, stable=True).astype(jnp.int32)
-    row = jnp.argsort(slot).astype(jnp.int32).reshape(ids.shape)
-    group_sizes = jnp.bincount(flat, length=experts).astype(jnp.int32)
-    return Dispatch(token=slot // topk, slot=slot, row=row, group_sizes=group_sizes)
+def dispatch(ids: jax.Array, packing: Packing) -> Dispatch:
+    """Sort assignments by expert, stably, and place them. ids: int32 [tokens, topk], each in [0, groups]."""
+    tokens, topk = ids.shape
+    expert = ids.reshape(-1)
+    slot, token = _sorted(expert, topk, packing.strategy)
+    place = jnp.argsort(slot).astype(jnp.int32)
+    loads = jnp.bincount(expert, length=packing.groups).astype(jnp.int32)
+    if packing.complete and packing.capacity is None:
+        return Dispatch(token, slot, place.reshape(ids.shape), loads)
+
+    starts = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(loads)])
+    kept, row = expert < packing.groups, place
+    if packing.capacity is not None:
+        nth = place - starts[expert]
+        kept &= nth < packing.capacity
+        if packing.padded:
+            row = expert * packing.capacity + nth
+    position, holds = _held(packing, slot, kept, starts)
+    return Dispatch(
+        token=jnp.where(holds, token[position], tokens),
+        slot=jnp.where(holds, slot[position], tokens * topk),
+        row=jnp.where(kept, row, packing.rows).astype(jnp.int32).reshape(ids.shape),
+        group_sizes=jnp.full_like(loads, packing.capacity or 0) if packing.padded else loads,
+    )
 
 
-@jax.custom_vjp
-def pack(x: jax.Array, dispatch: Dispatch) -> jax.Array:
-    """packed[r] = x[token[r]]. x: [tokens, hidden] -> [rows, hidden]."""
-    return x.at[dispatch.token].get(mode="promise_in_bounds")
+def _held(packing: Packing, slot: jax.Array, kept: jax.Array, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of each packed row: its position in the sorted order, and whether it holds the assignment that is there."""
+    row = jnp.arange(packing.rows, dtype=jnp.int32)
+    if packing.padded and packing.capacity:
+        group, nth = row // packing.capacity, row % packing.capacity
+        position = starts[group] + nth
+        return position, position < starts[group + 1]
+    holds = row < starts[-1]
+    return row, holds if packing.capacity is None else holds & kept[slot[row]]
 
 
-def _pack_forward(x: jax.Array, dispatch: Dispatch) -> tuple[jax.Array, Dispatch]:
-    return pack(x, dispatch), dispatch
-
-
-def _pack_backward(dispatch: Dispatch, dpacked: jax.Array) -> tuple[jax.Array, None]:
-    """dx[t] = sum_j dpacked[row[t, j]], accumulated in float32."""
-    parts = dpacked.at[dispatch.row].get(mode="promise_in_bounds")
-    return jnp.sum(parts, axis=1, dtype=jnp.float32).astype(dpacked.dtype), None
-
-
-pack.defvjp(_pack_forward, _pack_backward)
+def _sorted(expert: jax.Array, topk: int, strategy: str) -> tuple[jax.Array, jax.Array]:
+    """The assignments by expert, and their tokens. expert: [assignments] -> int32 [assignments] each."""
+    if strategy == "argsort":
+        slot = jnp.argsort(expert, stable=True).astype(jnp.int32)
+        return slot, slot // topk
+    slot = jnp.arange(expert.size, dtype=jnp.int32)
+    _, slot, token = lax.sort((expert, slot, slot // topk), num_keys=1, is_stable=True)
+    return slot, token

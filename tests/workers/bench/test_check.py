@@ -1,5 +1,7 @@
 """The check lets right code through and refuses faults put into the real composition."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,13 @@ import pytest
 from core.job import MoeBlockJob
 from workers.bench import check as checking
 from workers.bench.bench import Checked
-from workers.bench.inputs import draw, stream
+from workers.bench.inputs import Inputs, draw, stream
 from workers.bench.placement import place
 from workers.bench.subset import closed_subset
-from workers.moe import block, experts
-from workers.moe.grouped.blocked import BLOCKED
-from workers.moe.step import step
+from workers.moe import experts, stages, step
+from workers.moe.buffer import buffer_rows
+from workers.moe.grouped.matmul import Backend
+from workers.moe.layout import Layout
 
 
 def job(**fields) -> MoeBlockJob:
@@ -23,10 +26,15 @@ def job(**fields) -> MoeBlockJob:
     )
 
 
+def returned(chosen: MoeBlockJob, inputs: Inputs) -> dict[str, jax.Array]:
+    layout = Layout.of(chosen, jax.devices())
+    run = step.program(layout, buffer_rows(chosen, inputs.routing.ids, len(layout.devices)))
+    return jax.jit(run.step)(place(inputs.arguments, layout))
+
+
 def checked(chosen: MoeBlockJob) -> Checked:
-    drawn = draw(chosen)
-    placed = place(drawn)
-    return checking.check(chosen, drawn, placed, jax.jit(step(chosen))(*placed))
+    inputs = draw(chosen)
+    return checking.check(chosen, inputs, returned(chosen, inputs))
 
 
 @pytest.fixture
@@ -52,44 +60,47 @@ def test_check_right_code_passes_with_small_errors(request, extent, dtype, bench
 
 
 def wrong_combine_weight(monkeypatch):
-    right = block.combine
-    monkeypatch.setattr(block, "combine", lambda rows, weights, dispatch: right(rows, weights.at[5].mul(1.1), dispatch))
+    right = stages.combine
+    monkeypatch.setattr(stages, "combine", lambda rows, weights, *of: right(rows, weights.at[5].mul(1.1), *of))
 
 
 def relu_for_silu(monkeypatch):
-    monkeypatch.setattr(experts, "swiglu", lambda gate, up: jax.nn.relu(gate) * up)
+    monkeypatch.setattr(experts, "swiglu", lambda gate, up, _: jax.nn.relu(gate) * up)
 
 
 def swapped_experts(monkeypatch):
-    right = block.sort_by_expert
+    right = stages.dispatch
 
-    def swapped(ids, experts):
-        return right(jnp.where(ids == 0, 1, jnp.where(ids == 1, 0, ids)), experts)
+    def swapped(ids, packing):
+        return right(jnp.where(ids == 0, 1, jnp.where(ids == 1, 0, ids)), packing)
 
-    monkeypatch.setattr(block, "sort_by_expert", swapped)
+    monkeypatch.setattr(stages, "dispatch", swapped)
+
+
+def faulty_backend(monkeypatch, fault: Callable[[Backend], Backend]) -> None:
+    right = step.backend_of
+    monkeypatch.setattr(step, "backend_of", lambda *of: fault(right(*of)))
 
 
 def zeroed_gradient_of_an_expert(monkeypatch):
-    faulty = BLOCKED._replace(outer=lambda a, b, sizes: BLOCKED.outer(a, b, sizes).at[2].set(0))
-    monkeypatch.setitem(block.BACKENDS, "blocked", faulty)
+    faulty_backend(monkeypatch, lambda of: of._replace(outer=lambda a, b, sizes: of.outer(a, b, sizes).at[2].set(0)))
 
 
 def gradient_scaled_a_little(monkeypatch):
-    faulty = BLOCKED._replace(outer=lambda a, b, sizes: BLOCKED.outer(a, b, sizes) * 1.1)
-    monkeypatch.setitem(block.BACKENDS, "blocked", faulty)
+    faulty_backend(monkeypatch, lambda of: of._replace(outer=lambda a, b, sizes: of.outer(a, b, sizes) * 1.1))
 
 
 def one_bad_row(monkeypatch):
     """The last row of the last group is off: what a kernel does that forgets a group's remainder."""
-    faulty = BLOCKED._replace(
-        rows=lambda a, b, sizes, transposed: BLOCKED.rows(a, b, sizes, transposed).at[-1].mul(0.5)
+    faulty_backend(
+        monkeypatch,
+        lambda of: of._replace(rows=lambda a, b, sizes, transposed: of.rows(a, b, sizes, transposed).at[-1].mul(0.5)),
     )
-    monkeypatch.setitem(block.BACKENDS, "blocked", faulty)
 
 
 def one_value_not_finite(monkeypatch):
-    right = block.combine
-    monkeypatch.setattr(block, "combine", lambda *stage: right(*stage).at[50, 3].set(jnp.nan))
+    right = stages.combine
+    monkeypatch.setattr(stages, "combine", lambda *stage: right(*stage).at[50, 3].set(jnp.nan))
 
 
 FAULTS = [
@@ -124,18 +135,84 @@ def test_check_fault_with_few_rows_compared_is_refused(monkeypatch, fault):
 def test_check_gradient_of_an_expert_without_rows_is_refused(monkeypatch):
     chosen = job(tokens=3, experts=8, topk=1)
     assert checked(chosen).refusal is None
-    faulty = BLOCKED._replace(outer=lambda a, b, sizes: BLOCKED.outer(a, b, sizes) + 1e-9)
-    monkeypatch.setitem(block.BACKENDS, "blocked", faulty)
+    faulty_backend(monkeypatch, lambda of: of._replace(outer=lambda a, b, sizes: of.outer(a, b, sizes) + 1e-9))
     assert "is not zero, which kept 0 assignments" in checked(chosen).refusal
 
 
 def test_check_wrong_loss_is_refused():
     chosen = job()
-    drawn = draw(chosen)
-    placed = place(drawn)
-    returned = jax.jit(step(chosen))(*placed)
-    refusal = checking.check(chosen, drawn, placed, returned | {"loss": returned["loss"] * 1.001}).refusal
+    inputs = draw(chosen)
+    found = returned(chosen, inputs)
+    refusal = checking.check(chosen, inputs, found | {"loss": found["loss"] * 1.001}).refusal
     assert refusal.startswith("loss is off by 1.0e-03")
+
+
+def test_check_missing_gradient_is_refused():
+    chosen = job()
+    inputs = draw(chosen)
+    found = returned(chosen, inputs)
+    del found["dw13"]
+    assert checking.check(chosen, inputs, found).refusal == "dw1 is missing; dw3 is missing"
+
+
+@pytest.mark.parametrize("parallel_mode", ["ep", "ep_ring"])
+def test_check_dispatch_outside_of_what_is_differentiated_is_refused(monkeypatch, parallel_mode):
+    """A compact buffer that is built before the gradient is taken: x gets none."""
+    right = stages.pack_rows
+    monkeypatch.setattr(stages, "pack_rows", lambda *of: jax.lax.stop_gradient(right(*of)))
+    assert "dx is off by 1.0e+00" in checked(job(parallel_mode=parallel_mode, experts=8)).refusal
+
+
+def test_check_padding_rows_counted_into_the_first_group_are_refused(monkeypatch):
+    """The padding of a compact buffer lies at its end: a first group enlarged by it takes rows of all the others."""
+    right = stages.dispatch
+
+    def padded(ids, packing):
+        found = right(ids, packing)
+        sizes = found.group_sizes
+        return found._replace(group_sizes=sizes.at[0].add(packing.rows - sizes.sum()))
+
+    chosen = job(parallel_mode="ep", experts=8, bench_pass="forward", buffer_rows="worst")
+    assert checked(chosen).refusal is None
+    monkeypatch.setattr(stages, "dispatch", padded)
+    found = checked(chosen)
+    assert found.refusal
+    assert next(measure.value for measure in found.measures if measure.name == "rel_error") > 0.5
+
+
+INT8 = ["int8_qdq", "int8", "int8_routed", "int8_all", "int8_routed_prequant"]
+
+
+@pytest.mark.parametrize("quant_mode", INT8)
+def test_check_int8_passes_and_says_what_rounding_costs(quant_mode):
+    found = checked(job(quant_mode=quant_mode, shared_expert_dim=16))
+    assert found.refusal is None
+    lost = {measure.scope: measure.value for measure in found.measures if measure.name == "quant_error"}
+    off = {measure.scope: measure.value for measure in found.measures if measure.name == "rel_error"}
+    assert lost.keys() | {"loss"} == off.keys()
+    assert 2e-3 < max(lost.values()) < 5e-2
+    assert max(off.values()) < 5e-3
+
+
+@pytest.mark.parametrize("quant_mode", INT8)
+def test_check_naive_derivative_of_int8_is_refused(quant_mode):
+    assert "dx is off by" in checked(job(quant_mode=quant_mode, shared_expert_dim=16, quant_vjp="autodiff")).refusal
+
+
+@pytest.mark.parametrize(
+    "fields", [{"null_route_frac": 1.0}, {"null_route_frac": 1.0, "shared_expert_dim": 16}, {"null_route_frac": 0.5}]
+)
+@pytest.mark.parametrize("extent", ["whole", "subset"])
+def test_check_nulls_pass(request, extent, fields):
+    if extent == "subset":
+        request.getfixturevalue("on_subset")
+    assert checked(job(**fields)).refusal is None
+
+
+@pytest.mark.usefixtures("on_subset")
+@pytest.mark.parametrize("capacity_policy", ["drop", "pad"])
+def test_check_dropped_assignments_pass(capacity_policy):
+    assert checked(job(capacity_policy=capacity_policy, capacity_factor=0.7, experts=24, topk=3)).refusal is None
 
 
 def test_relative_errors_one_bad_row_shows_in_the_worst_and_not_in_the_whole():
@@ -150,9 +227,8 @@ def test_relative_errors_one_bad_row_shows_in_the_worst_and_not_in_the_whole():
 @pytest.mark.usefixtures("on_subset")
 def test_check_value_not_finite_outside_the_subset_is_refused():
     chosen = job(bench_pass="forward", experts=24, topk=1)
-    drawn = draw(chosen)
-    placed = place(drawn)
-    compared = closed_subset(drawn.ids, chosen.experts, stream(chosen, "check"), whole=False).tokens
+    inputs = draw(chosen)
+    compared = closed_subset(inputs.routing.ids, chosen.experts, stream(chosen, "check"), whole=False).tokens
     elsewhere = np.setdiff1d(np.arange(chosen.tokens), compared)[0]
-    y = jax.jit(step(chosen))(*placed)["y"].at[elsewhere, 3].set(jnp.inf)
-    assert checking.check(chosen, drawn, placed, {"y": y}).refusal == "y holds values that are not finite"
+    y = returned(chosen, inputs)["y"].at[elsewhere, 3].set(jnp.inf)
+    assert checking.check(chosen, inputs, {"y": y}).refusal == "y holds values that are not finite"

@@ -1,102 +1,119 @@
-"""Grouped matmul by padding every group to whole blocks of rows, and multiplying all blocks in one batched matmul.
+"""Grouped matmul by walking the rows in blocks, each of one group and multiplied with that group's matrix.
 
-Portable XLA: gathers and one `dot_general`. Each block lies in one group, so it needs one matrix, gathered beside it.
-The work is rows plus padding, however many groups there are. Group sizes are known only when the program runs; the
-number of blocks is fixed by the most that any sizes can need.
+Portable XLA: loops around one `dot_general`. A group's rows lie together, so a block is a slice. How often the loops
+run is known only when the program runs; the lengths of blocks are fixed. Groups without rows, and rows without a group,
+are never visited.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from workers.moe.grouped.matmul import Backend, precision
+from workers.moe.grouped.matmul import Backend, accumulator, precision, rounded
 
-# Below 8 rows a block is a matrix-vector product; above 256 a block's matrix is read often enough to be free, and
-# longer blocks only add padding.
-SHORTEST_BLOCK, LONGEST_BLOCK = 8, 256
-
-
-def block_rows(rows: int, groups: int) -> int:
-    """Rows of a block: a group's mean size, rounded down to a power of two between the shortest and the longest.
-
-    Shorter blocks gather each matrix more often, longer ones pad more than rows. On a CPU in float32 (2048 rows, hidden
-    128, mlp_dim 256; 4, 8, 16 and 64 groups) this was the best of 32, 64, 128 and 256 or within 2 % of it; in bfloat16
-    within 20 %.
-    """
-    mean = max(rows // groups, 1)
-    return min(max(1 << (mean.bit_length() - 1), SHORTEST_BLOCK), LONGEST_BLOCK)
+# A group is walked in the longest blocks, and its rest is one block too, rounded up to a whole step: each block reads the
+# group's matrix once, and a product of few rows is slow. What such a block computes beyond its group is thrown away.
+STEP = 32
+LENGTHS = tuple(range(256, 0, -STEP))
 
 
-class Layout(NamedTuple):
-    """Where rows lie once their groups are padded to whole blocks.
+class Group(NamedTuple):
+    """A group that has rows: its number, its first row, and the row after its last. int32 scalars."""
 
-    group:  [blocks]              the group of each block; blocks beyond the last one needed name some group
-    source: [blocks, block_rows]  the row at each place, `rows` at places of padding
-    place:  [rows]                the place of each row: the inverse of `source`
-    """
-
-    group: jax.Array
-    source: jax.Array
-    place: jax.Array
-
-
-def layout(group_sizes: jax.Array, rows: int) -> Layout:
-    """Pad each group to whole blocks. group_sizes: int32 [groups], summing to `rows`."""
-    groups = group_sizes.shape[0]
-    size = block_rows(rows, groups)
-    # sum of ceil(s / size) over n non-empty groups <= (rows + n (size - 1)) / size, and n <= min(groups, rows)
-    blocks = (rows + min(groups, rows) * (size - 1)) // size
-    row_ends = jnp.cumsum(group_sizes)
-    row_starts = row_ends - group_sizes
-    blocks_needed = -(-group_sizes // size)
-    block_ends = jnp.cumsum(blocks_needed)
-    block_starts = block_ends - blocks_needed
-
-    group = jnp.minimum(_group_of(jnp.arange(blocks), block_ends), groups - 1)
-    within = (jnp.arange(blocks) - block_starts[group])[:, None] * size + jnp.arange(size)
-    source = jnp.where(within < group_sizes[group][:, None], row_starts[group][:, None] + within, rows)
-
-    group_of_row = _group_of(jnp.arange(rows), row_ends)
-    place = block_starts[group_of_row] * size + jnp.arange(rows) - row_starts[group_of_row]
-    return Layout(group, source, place)
-
-
-def _group_of(positions: jax.Array, ends: jax.Array) -> jax.Array:
-    """The group each position falls in, given where the groups end."""
-    return jnp.searchsorted(ends, positions, side="right").astype(jnp.int32)
-
-
-def _to_blocks(a: jax.Array, where: Layout) -> jax.Array:
-    """[rows, k] -> [blocks, block_rows, k], padded with zeros."""
-    return a.at[where.source].get(mode="fill", fill_value=0)
-
-
-def _from_blocks(blocks: jax.Array, where: Layout) -> jax.Array:
-    """[blocks, block_rows, n] -> [rows, n]."""
-    return blocks.reshape(-1, blocks.shape[2]).at[where.place].get(mode="promise_in_bounds")
+    number: jax.Array
+    start: jax.Array
+    end: jax.Array
 
 
 def _rows(a: jax.Array, b: jax.Array, group_sizes: jax.Array, transposed: bool) -> jax.Array:
-    where = layout(group_sizes, a.shape[0])
-    per_block = b.at[where.group].get(mode="promise_in_bounds")
-    return _from_blocks(_batched(_to_blocks(a, where), per_block, 2, 2 if transposed else 1), where)
+    rows, columns = a.shape[0], b.shape[1 if transposed else 2]
+    lengths = _lengths(rows)
+
+    def multiply(group: Group, out: jax.Array) -> jax.Array:
+        matrix = lax.dynamic_index_in_dim(b, group.number, keepdims=False)
+
+        def block(length: int, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            begin, out = at
+            place = jnp.minimum(begin, rows - length)
+            product = _dot(lax.dynamic_slice_in_dim(a, place, length), matrix, 1, 1 if transposed else 0)
+            done = (place + jnp.arange(length) < begin)[:, None]
+            product = jnp.where(done, lax.dynamic_slice_in_dim(out, place, length), rounded(product, a.dtype))
+            return begin + length, lax.dynamic_update_slice_in_dim(out, product, place, 0)
+
+        at = (group.start, out)
+        for length in lengths:
+            fills = length - STEP + 1 if length > lengths[-1] else 1
+            at = lax.while_loop(partial(_remain, group.end, fills), partial(block, length), at)
+        return at[1]
+
+    dtype = accumulator(a.dtype) if a.dtype == jnp.int8 else a.dtype
+    return _over_groups(multiply, group_sizes, jnp.zeros((rows, columns), dtype))
 
 
 def _outer(a: jax.Array, b: jax.Array, group_sizes: jax.Array) -> jax.Array:
-    where = layout(group_sizes, a.shape[0])
-    per_block = _batched(_to_blocks(a, where), _to_blocks(b, where), 1, 1)
-    return jax.ops.segment_sum(per_block, where.group, group_sizes.shape[0], indices_are_sorted=True)
+    lengths = _lengths(a.shape[0])
+    whole = lengths[0]
+
+    def multiply(group: Group, out: jax.Array) -> jax.Array:
+        # what is left once whole blocks are taken away, from 1 row to a whole block
+        rest = (group.end - group.start - 1) % whole + 1
+
+        def shorter(length: int) -> jax.Array:
+            place = jnp.minimum(group.start, a.shape[0] - length)
+            row = place + jnp.arange(length)
+            kept = ((row >= group.start) & (row < group.start + rest))[:, None]
+            left, right = (jnp.where(kept, lax.dynamic_slice_in_dim(side, place, length), 0) for side in (a, b))
+            return _dot(left, right, 0, 0)
+
+        def add(at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            begin, sums = at
+            left, right = (lax.dynamic_slice_in_dim(side, begin, whole) for side in (a, b))
+            return begin + whole, sums + _dot(left, right, 0, 0)
+
+        first = lax.switch(
+            sum((rest <= length).astype(jnp.int32) for length in lengths) - 1,
+            [partial(shorter, length) for length in lengths],
+        )
+        sums = lax.while_loop(partial(_remain, group.end, 1), add, (group.start + rest, first))[1]
+        return lax.dynamic_update_index_in_dim(out, rounded(sums, a.dtype), group.number, 0)
+
+    shape = (group_sizes.shape[0], a.shape[1], b.shape[1])
+    return _over_groups(multiply, group_sizes, jnp.zeros(shape, a.dtype))
 
 
-def _batched(a: jax.Array, b: jax.Array, a_contracted: int, b_contracted: int) -> jax.Array:
+def _over_groups(step: Callable[[Group, jax.Array], jax.Array], group_sizes: jax.Array, out: jax.Array) -> jax.Array:
+    """`out` after `step` for every group that has rows, in order."""
+    ends = jnp.cumsum(group_sizes, dtype=jnp.int32)
+    occupied = jnp.flatnonzero(group_sizes, size=group_sizes.shape[0], fill_value=0)
+
+    def one(i: jax.Array, out: jax.Array) -> jax.Array:
+        number = occupied[i]
+        return step(Group(number, ends[number] - group_sizes[number], ends[number]), out)
+
+    return lax.fori_loop(0, jnp.count_nonzero(group_sizes), one, out)
+
+
+def _lengths(rows: int) -> tuple[int, ...]:
+    """Those that `rows` rows can fill, or all rows as one."""
+    return tuple(length for length in LENGTHS if length <= rows) or (rows,)
+
+
+def _remain(end: jax.Array, at_least: int, at: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Whether at least so many rows remain before `end`."""
+    return at[0] + at_least <= end
+
+
+def _dot(a: jax.Array, b: jax.Array, a_contracted: int, b_contracted: int) -> jax.Array:
     return lax.dot_general(
         a,
         b,
-        (((a_contracted,), (b_contracted,)), ((0,), (0,))),
+        (((a_contracted,), (b_contracted,)), ((), ())),
         precision=precision(a.dtype),
-        preferred_element_type=jnp.float32,
+        preferred_element_type=accumulator(a.dtype),
     )
 
 
