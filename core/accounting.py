@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from core.hardware import chip_of
 from core.job import MoeBlockJob
+from core.job.combinations import ROUTED_INT8
 from core.job.micro import (
     CapacityJob,
     CombineOnlyJob,
@@ -120,6 +121,9 @@ def ici_bytes_per_device(job: MoeBlockJob, rows: Rows, devices: int) -> float | 
             # dropped rows travel, those of padding do not
             real = job.tokens * job.topk if not job.null_route_frac else rows.executed
             if real is None or (job.null_route_frac and job.capacity_policy == "pad"):
+                return None
+            # there int8 rows travel with their scales, back rows of the dtype
+            if job.quant_mode in ROUTED_INT8:
                 return None
             moved = real / devices
         case "fused_ep":

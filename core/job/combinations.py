@@ -66,7 +66,7 @@ def _of_the_profile_harness(job: "MoeBlockJob") -> Iterator[str]:
     if job.bench_pass != "forward":
         yield f"parallel_mode = {mode} is of the profile harness, which has no backward pass; set bench_pass = forward"
     if job.capacity_policy != "none":
-        yield f"parallel_mode = {mode} gathers no expert's rows for a capacity to limit; set capacity_policy = none"
+        yield f"parallel_mode = {mode} has no place where all rows of an expert meet; set capacity_policy = none"
     if mode == "ref_dp":
         if job.quant_mode != "none":
             yield f"parallel_mode = ref_dp is the plain block, which has no quant_mode = {job.quant_mode}"

@@ -220,7 +220,7 @@ TABLE: list[tuple[dict[str, Any], str | None]] = [
     ),
     (
         {"parallel_mode": "ref_dp", "routing": "softmax_topk", "capacity_policy": "drop", "capacity_factor": 1},
-        "parallel_mode = ref_dp gathers no expert's rows for a capacity to limit; set capacity_policy = none",
+        "parallel_mode = ref_dp has no place where all rows of an expert meet; set capacity_policy = none",
     ),
     (
         {"parallel_mode": "ref_dp", "routing": "softmax_topk", "quant_mode": "int8_routed"},

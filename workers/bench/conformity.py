@@ -28,15 +28,16 @@ TOLERATED: dict[str, frozenset[str]] = {
 }
 
 # The stages whose products can be int8.
-ROUTED, SHARED = ("up", "down"), ("shared",)
-SCOPES = ROUTED + SHARED
+ROUTED_STAGES, SHARED_STAGES = ("up", "down"), ("shared",)
+SCOPES = ROUTED_STAGES + SHARED_STAGES
 
 
 def measures(census: Census) -> tuple[Measure, ...]:
-    """How many collectives of each kind, and int8 products in each stage, the program has."""
+    """How many collectives of each kind the program has, and int8 products in each stage, as they are and widened."""
     return (
         *(Measure("collectives", float(count), kind) for kind, count in sorted(census.collectives.items())),
-        *(Measure("int8_dots", float(count), scope) for scope, count in sorted(_int8_dots(census).items())),
+        *(Measure("int8_dots", float(count), scope) for scope, count in sorted(census.int8_dots.items())),
+        *(Measure("widened_dots", float(count), scope) for scope, count in sorted(census.widened_dots.items())),
     )
 
 
@@ -55,16 +56,15 @@ def nonconformities(job: MoeBlockJob, devices: int, census: Census, platform: st
     # on a CPU XLA widens the products it has no int8 kernel for; elsewhere that is not int8
     dots = _int8_dots(census) if platform == "cpu" else census.int8_dots
     said = {
-        **dict.fromkeys(ROUTED, routed_numbers(job) is Numbers.INT8),
-        **dict.fromkeys(SHARED, shared_numbers(job) is Numbers.INT8),
+        **dict.fromkeys(ROUTED_STAGES, routed_numbers(job) is Numbers.INT8),
+        **dict.fromkeys(SHARED_STAGES, shared_numbers(job) is Numbers.INT8),
     }
     for scope, is_int8 in said.items():
         if is_int8 and not dots.get(scope):
             yield f"quant_mode = {job.quant_mode}, and the program multiplies no int8 in {scope}"
-    # a compiler may lose the name of a product of the backward pass
-    unnamed = any(said.values()) and ELSEWHERE
     for scope in dots:
-        if not said.get(scope) and scope != unnamed:
+        # a compiler may lose the name of a product of the backward pass
+        if not said.get(scope) and not (scope == ELSEWHERE and any(said.values())):
             yield f"the program multiplies int8 in {scope or 'no stage'}, and quant_mode = {job.quant_mode}"
 
 

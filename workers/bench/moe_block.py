@@ -1,11 +1,13 @@
 """The MoE block's bench: draws, places, lowers, compiles, checks and times one job on its devices."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
+from core.accounting import fixed_rows
 from core.failures import Kind
 from core.job import MoeBlockJob
 from core.job.combinations import EXPERT_PARALLEL
@@ -16,13 +18,14 @@ from workers.bench.check import check
 from workers.bench.conformity import SCOPES, nonconformities
 from workers.bench.inputs import Inputs, digest, draw
 from workers.bench.placement import place, require_as_lowered
-from workers.bench.stage_timing import Stages
+from workers.bench.stage_timing import Part, Stages
 from workers.bench.timing import wall_sync
 from workers.moe import step
 from workers.moe.buffer import buffer_rows
 from workers.moe.grouped.backends import BackendMissing, interpreted
 from workers.moe.layout import Layout
 from workers.moe.routing import describe, kept
+from workers.moe.stages import Stage
 
 
 @dataclass
@@ -35,6 +38,7 @@ class MoeBlockBench:
     _program: step.Program = field(init=False)
     _drawn: Inputs = field(init=False)
     _placed: dict[str, Any] = field(init=False)
+    _pack_ahead: Callable[[dict[str, Any]], dict[str, Any]] = field(init=False)
     _lowered: program.Lowered = field(init=False)
     _executable: jax.stages.Compiled = field(init=False)
     _census: Census = field(init=False)
@@ -62,6 +66,7 @@ class MoeBlockBench:
             self._program = step.program(self._layout, rows)
         except BackendMissing as error:
             raise Unsupported(str(error)) from error
+        self._pack_ahead = jax.jit(self._program.pack_ahead)
         self._placed = self._place(self._drawn)
         return digest(self.job)
 
@@ -76,13 +81,19 @@ class MoeBlockBench:
         platform = self._layout.devices[0].platform
         if wrong := list(nonconformities(self.job, self.devices, self._census, platform)):
             raise JobFault(Kind.COMPILE_ERROR, "; ".join(wrong))
-        if self.job.stage_timing:
-            self._stages = Stages.compiled(self._program, self._placed)
+        if self.job.stage_timing and self.timed:
+            self._stages = Stages.compiled([self._alone(stage) for stage in self._program.stages], self._placed)
         return cached
 
     def check(self) -> Checked:
         found = check(self.job, self._drawn, self._call())
-        return found._replace(measures=(*self._routing_measures(), *conformity.measures(self._census), *found.measures))
+        if self._stages is not None and not found.refusal:
+            # where every device holds all tokens, each gives its own y
+            y = self._stages.result(self._placed)["y"][: self.job.tokens]
+            apart = check(self.job, self._drawn, {"y": y}).refusal
+            found = found._replace(refusal=apart and f"the stages one by one: {apart}")
+        measures = (*self._routing_measures(), *conformity.measures(self._census), *found.measures)
+        return found._replace(measures=measures)
 
     def drop(self) -> None:
         for name in ("_drawn", "_placed", "_lowered"):
@@ -99,7 +110,7 @@ class MoeBlockBench:
         whole = wall_sync(self._call, calls)
         if self._stages is None:
             return Measured(whole)
-        return Measured(whole, self._stages.measure(self._placed, calls, float(np.median(whole))))
+        return Measured(whole, self._stages.measure(self._placed, calls, wall_sync, float(np.median(whole))))
 
     def _call(self) -> dict[str, jax.Array]:
         return self._executable(self._placed)
@@ -107,20 +118,20 @@ class MoeBlockBench:
     def _place(self, inputs: Inputs) -> dict[str, Any]:
         """The step's arguments where it wants them: the drawn ones, or what packing them ahead makes of them."""
         placed = place(inputs.arguments, self._layout)
-        return step.prepared(self._program, placed)
+        return jax.block_until_ready(self._pack_ahead(placed)) if self._program.ahead else placed
+
+    def _alone(self, stage: Stage) -> Part:
+        return Part(stage.name, lambda made: self._program.stage_step(stage, made))
 
     def _routing_measures(self) -> tuple[Measure, ...]:
         job, routing = self.job, self._drawn.routing
         keep = kept(routing.ids, job.experts, job.capacity)
-        executed = int(np.count_nonzero(routing.ids < job.experts))
-        if job.capacity_policy == "pad":
-            executed = job.experts * (job.capacity or 0)
-        elif job.parallel_mode == "ref_dp":
-            executed = job.experts * job.tokens
+        real = np.count_nonzero(routing.ids < job.experts)
+        executed = fixed_rows(job).executed
         return (
             *(Measure(name, value) for name, value in describe(routing.ids, job.experts, keep)._asdict().items()),
             Measure("model_rows", float(np.count_nonzero(keep))),
-            Measure("executed_rows", float(executed)),
+            Measure("executed_rows", float(real if executed is None else executed)),
         )
 
 

@@ -1,19 +1,28 @@
-"""The stages of a block timed one by one, beside the whole: each stage a program of its own, on its own inputs.
+"""Stages timed one by one, beside the whole: each a program of its own, on what the stages before it made.
 
 The sum is more than the whole where the compiler works across stages, and every stage pays its own dispatch.
 """
 
-import gc
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 
+from workers.bench import program
 from workers.bench.bench import Measure
-from workers.bench.timing import wall_sync
-from workers.moe.stages import State
-from workers.moe.step import Program
+
+State = dict[str, Any]
+# (call, calls) -> nanoseconds of each sample.
+Timer = Callable[[Callable[[], Any], int], tuple[int, ...]]
+
+
+class Part(NamedTuple):
+    """A stage to be compiled alone. `step_after` (names of what earlier stages made) -> (state) -> what it adds."""
+
+    name: str
+    step_after: Callable[[frozenset[str]], Callable[[State], State]]
 
 
 class Stages(NamedTuple):
@@ -22,26 +31,35 @@ class Stages(NamedTuple):
     executables: dict[str, jax.stages.Compiled]
 
     @classmethod
-    def compiled(cls, program: Program, arguments: dict[str, Any]) -> Self:
-        """Compile each stage for the state that the stages before it make of the step's arguments."""
+    def compiled(cls, parts: Sequence[Part], arguments: State) -> Self:
+        """Compile each stage for the state that those before it make of the step's arguments. Raises JobFault."""
         state, made = dict(arguments), frozenset[str]()
         executables = {}
-        for stage in program.stages:
-            executable = jax.jit(program.stage_step(stage, made)).lower(state).compile()
-            executables[stage.name] = executable
-            added = executable(state)
+        for part in parts:
+            executables[part.name], _ = program.lower(part.step_after(made), (state,)).compile()
+            added = executables[part.name](state)
             state, made = state | added, made | added.keys()
         return cls(executables)
 
-    def measure(self, arguments: dict[str, Any], calls: int, whole_ns: float) -> tuple[Measure, ...]:
-        """stage_ns by stage, the median of `calls`; their sum; and the sum over the whole step's `whole_ns`."""
-        state: State = dict(arguments)
-        measures = []
+    def runs(self, arguments: State) -> Iterator[tuple[str, jax.stages.Compiled, State]]:
+        """Each stage's name and program, and the state it runs on, all there."""
+        state = dict(arguments)
         for name, executable in self.executables.items():
-            wall_ns = wall_sync(partial(executable, state), calls)
+            yield name, executable, state
+            state = state | jax.block_until_ready(executable(state))
+
+    def result(self, arguments: State) -> State:
+        """The state after the last stage."""
+        *_, (_, executable, state) = self.runs(arguments)
+        return state | executable(state)
+
+    def measure(self, arguments: State, calls: int, timer: Timer, whole_ns: float) -> tuple[Measure, ...]:
+        """stage_ns by stage, the median of `calls` after one that is not timed; stage_sum_ns; and
+        stage_sum_of_whole, their sum over the time of the whole step."""
+        measures = []
+        for name, executable, state in self.runs(arguments):
+            jax.block_until_ready(executable(state))
+            wall_ns = timer(partial(executable, state), calls)
             measures.append(Measure("stage_ns", float(np.median(wall_ns)), name))
-            state |= executable(state)
         total = sum(measure.value for measure in measures)
-        del state
-        gc.collect()
         return (*measures, Measure("stage_sum_ns", total), Measure("stage_sum_of_whole", total / whole_ns))

@@ -6,7 +6,6 @@ it returned.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import jax
 import numpy as np
@@ -15,6 +14,7 @@ from core.job import CapacityJob, MicroJob, MoeLayerJob
 from workers.bench import program
 from workers.bench.bench import Checked, Measure, Measured
 from workers.bench.placement import require_as_lowered
+from workers.bench.stage_timing import Part, Stages
 from workers.bench.timing import wall_chain
 from workers.micro.arguments import digest, draw
 from workers.micro.check import check
@@ -35,7 +35,7 @@ class MicroBench:
     _placed: State = field(init=False)
     _lowered: program.Lowered = field(init=False)
     _executable: jax.stages.Compiled = field(init=False)
-    _stages: dict[str, jax.stages.Compiled] = field(init=False)
+    _stages: Stages | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         # fields that cannot matter decide nothing
@@ -64,7 +64,8 @@ class MicroBench:
         self._executable, cached = self._lowered.compile()
         require_as_lowered(self._executable, self._placed)
         stages = self._definition.stages(self.job)
-        self._stages = _compiled_alone(stages, self._placed) if len(stages) > 1 else {}
+        if len(stages) > 1:
+            self._stages = Stages.compiled([_alone(stage) for stage in stages], self._placed)
         return cached
 
     def check(self) -> Checked:
@@ -89,27 +90,22 @@ class MicroBench:
 
     def measure(self, calls: int) -> Measured:
         whole = wall_chain(self._call, calls)
-        if not self._stages:
+        if self._stages is None:
             return Measured(whole)
-        stage_ns = {}
-        for name, executable, state in self._runs_of_stages():
-            stage_ns[name] = float(np.median(wall_chain(partial(executable, state), calls)))
-        return Measured(whole, tuple(stage_measures(self.job, stage_ns, float(np.median(whole)))))
+        measures = self._stages.measure(self._placed, calls, wall_chain, float(np.median(whole)))
+        return Measured(whole, (*measures, routing_share(measures)) if isinstance(self.job, MoeLayerJob) else measures)
 
     def _call(self) -> State:
         return self._executable(self._placed)
 
-    def _runs_of_stages(self) -> Iterator[tuple[str, jax.stages.Compiled, State]]:
-        """Each stage's name and program, and the state it runs on."""
-        state = dict(self._placed)
-        for name, executable in self._stages.items():
-            yield name, executable, state
-            state = state | executable(state)
-
     def _refusals_of_stages(self, expected: State) -> Iterator[str]:
-        for name, executable, state in self._runs_of_stages():
+        for name, executable, state in self._stages.runs(self._placed) if self._stages else ():
             if refusal := check(executable(state), expected, self.job.dtype).refusal:
                 yield f"stage {name} alone: {refusal}"
+
+
+def _alone(stage: Stage) -> Part:
+    return Part(stage.name, lambda _: stage.run)
 
 
 def _on_first_device(arrays: State) -> State:
@@ -124,27 +120,10 @@ def _whole(stages: Sequence[Stage], returns: Sequence[str]) -> Callable[[State],
     return step
 
 
-def _compiled_alone(stages: Sequence[Stage], arguments: State) -> dict[str, jax.stages.Compiled]:
-    """Each stage compiled for the state that those before it make of the arguments."""
-    state, executables = dict(arguments), {}
-    for stage in stages:
-        executables[stage.name], _ = program.lower(stage.run, (state,)).compile()
-        state |= executables[stage.name](state)
-    return executables
-
-
-def stage_measures(job: MicroJob, stage_ns: dict[str, float], whole_ns: float) -> Iterator[Measure]:
-    """Each stage's time, their sum, the sum over the time of the whole, and of a layer the share that is no expert's.
-
-    The sum is more than the whole where the compiler works across stages, and every stage pays its own dispatch.
-    """
-    for name, wall_ns in stage_ns.items():
-        yield Measure("stage_ns", wall_ns, name)
-    total = sum(stage_ns.values())
-    yield Measure("stage_sum_ns", total)
-    yield Measure("stage_sum_of_whole", total / whole_ns)
-    if isinstance(job, MoeLayerJob):
-        yield Measure("routing_share", (stage_ns["pack"] + stage_ns["combine"]) / total)
+def routing_share(measures: tuple[Measure, ...]) -> Measure:
+    """Of a layer, the share of its stages' time that is no expert's."""
+    stage_ns = {measure.scope: measure.value for measure in measures if measure.name == "stage_ns"}
+    return Measure("routing_share", (stage_ns["pack"] + stage_ns["combine"]) / sum(stage_ns.values()))
 
 
 def routing_measures(job: MicroJob, expected: State) -> tuple[Measure, ...]:

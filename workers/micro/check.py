@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.bench.bench import Checked, Measure
-from workers.bench.check import BOUNDS, Bounds, relative_errors
+from workers.bench.check import BOUNDS, SMALLEST_ROW, Bounds, relative_errors, too_far
 from workers.moe.stages import State
 
 EXACT = ("ids", "dispatch", "packed")
@@ -32,14 +32,9 @@ def check(returned: State, expected: State, dtype: str) -> Checked:
         if found.dtype != dtype:
             refusals.append(f"{name} is {found.dtype}, and the job's dtype is {dtype}")
         array, wanted = np.asarray(found, np.float32), np.asarray(expected[name], np.float32)
-        error, bounds = relative_errors(array, wanted), MICRO_BOUNDS[dtype]
+        error = relative_errors(array, wanted, SMALLEST_ROW)
         measures += [Measure("rel_error", error.whole, name), Measure("worst_error", error.worst, name)]
-        # written so that NaN is too far
-        if not (error.whole <= bounds.whole and error.worst <= bounds.worst):
-            refusals.append(
-                f"{name} is off by {error.whole:.1e} as a whole and {error.worst:.1e} at worst"
-                f" ({bounds.whole:.1e} and {bounds.worst:.1e} are allowed in {dtype})"
-            )
+        refusals += too_far({name: error}, MICRO_BOUNDS[dtype], dtype)
     return Checked(tuple(measures), "; ".join(refusals) or None)
 
 

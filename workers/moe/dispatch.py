@@ -52,13 +52,14 @@ def dispatch(ids: jax.Array, packing: Packing) -> Dispatch:
     """Sort assignments by expert, stably, and place them. ids: int32 [tokens, topk], each in [0, groups]."""
     tokens, topk = ids.shape
     expert = ids.reshape(-1)
-    slot, token = _sorted(expert, topk, packing.strategy)
+    in_order, slot, token = _sorted(expert, topk, packing.strategy)
     place = jnp.argsort(slot).astype(jnp.int32)
-    loads = jnp.bincount(expert, length=packing.groups).astype(jnp.int32)
+    # where each group begins among the sorted: counting by a search, since counting by a scatter-add is slow on a TPU
+    starts = jnp.searchsorted(in_order, jnp.arange(packing.groups + 1)).astype(jnp.int32)
+    loads = jnp.diff(starts)
     if packing.complete and packing.capacity is None:
         return Dispatch(token, slot, place.reshape(ids.shape), loads)
 
-    starts = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(loads)])
     kept, row = expert < packing.groups, place
     if packing.capacity is not None:
         nth = place - starts[expert]
@@ -85,11 +86,14 @@ def _held(packing: Packing, slot: jax.Array, kept: jax.Array, starts: jax.Array)
     return row, holds if packing.capacity is None else holds & kept[slot[row]]
 
 
-def _sorted(expert: jax.Array, topk: int, strategy: str) -> tuple[jax.Array, jax.Array]:
-    """The assignments by expert, and their tokens. expert: [assignments] -> int32 [assignments] each."""
-    if strategy == "argsort":
-        slot = jnp.argsort(expert, stable=True).astype(jnp.int32)
-        return slot, slot // topk
+def _sorted(expert: jax.Array, topk: int, strategy: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The experts in order, with their assignments and tokens. expert: [assignments] -> int32 [assignments] each.
+
+    argsort: assignments are sorted along, and tokens follow from them. tuple_sort: tokens are sorted along too.
+    """
     slot = jnp.arange(expert.size, dtype=jnp.int32)
-    _, slot, token = lax.sort((expert, slot, slot // topk), num_keys=1, is_stable=True)
-    return slot, token
+    if strategy == "argsort":
+        expert, slot = lax.sort((expert, slot), num_keys=1, is_stable=True)
+        return expert, slot, slot // topk
+    expert, slot, token = lax.sort((expert, slot, slot // topk), num_keys=1, is_stable=True)
+    return expert, slot, token

@@ -1,11 +1,11 @@
-"""Token order -> packed order and back: `pack`, and the two ways to `combine`.
+"""Token order -> packed order and back: `pack`, and the ways to combine.
 
 Packing is a permutation of repeated tokens, so its derivative is a gather by the inverse permutation, and so is that of
-combining: no scatter-add in either direction. JAX's own derivatives, which are scatter-adds, can be had by
-`Packing.vjp`. Sums over a token's choices are accumulated in float32.
+combining by a gather: no scatter-add in either direction. JAX's own derivatives of both, which are scatter-adds, can be
+had by `Packing.vjp`. Sums over a token's choices are accumulated in float32.
 """
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def rows_of(a: jax.Array, index: jax.Array, packing: Packing) -> jax.Array:
 
 
 def assigned(packed: jax.Array, row: jax.Array, packing: Packing) -> jax.Array:
-    """packed[row] for each assignment, zero for one without a row. row: [tokens, topk] -> [tokens, topk, ...]."""
+    """packed[row] for each assignment, zero for one without a row. row: [...] -> [..., hidden]."""
     if packing.complete and packing.capacity is None:
         return packed.at[row].get(mode="promise_in_bounds")
     return packed.at[row].get(mode="fill", fill_value=0)
@@ -64,8 +64,17 @@ def combine(outputs: jax.Array, weights: jax.Array, dispatch: Dispatch, packing:
 
 
 def _weighted_sum(outputs: jax.Array, weights: jax.Array, dispatch: Dispatch, packing: Packing) -> jax.Array:
-    parts = assigned(outputs, dispatch.row, packing).astype(jnp.float32)
-    return jnp.sum(parts * weights.astype(jnp.float32)[:, :, None], axis=1).astype(outputs.dtype)
+    wide = weights.astype(jnp.float32)
+    parts = (_choice(outputs, dispatch, j, packing) * wide[:, j, None] for j in range(weights.shape[1]))
+    return reduce(jnp.add, parts).astype(outputs.dtype)
+
+
+def _choice(packed: jax.Array, dispatch: Dispatch, j: int, packing: Packing) -> jax.Array:
+    """The rows of every token's j-th choice, wide: float32 [tokens, hidden].
+
+    One choice at a time, so that no [tokens, topk, hidden] array is made to be summed over.
+    """
+    return assigned(packed, dispatch.row[:, j], packing).astype(jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -87,8 +96,9 @@ def _combine_backward(packing: Packing, saved: _Saved, dy: jax.Array) -> tuple[j
     outputs, weights, dispatch = saved
     scale = rows_of(weights.reshape(-1), dispatch.slot, packing).astype(jnp.float32)
     doutputs = scale[:, None] * rows_of(dy, dispatch.token, packing).astype(jnp.float32)
-    parts = assigned(outputs, dispatch.row, packing).astype(jnp.float32)
-    dweights = jnp.sum(parts * dy.astype(jnp.float32)[:, None, :], axis=2)
+    wide = dy.astype(jnp.float32)
+    choices = range(weights.shape[1])
+    dweights = jnp.stack([jnp.sum(_choice(outputs, dispatch, j, packing) * wide, axis=1) for j in choices], axis=1)
     return doutputs.astype(outputs.dtype), dweights.astype(weights.dtype), None
 
 
@@ -103,8 +113,8 @@ def combine_unweighted(outputs: jax.Array, dispatch: Dispatch, packing: Packing)
 
 
 def _sum_of_choices(packed: jax.Array, dispatch: Dispatch, packing: Packing) -> jax.Array:
-    parts = assigned(packed, dispatch.row, packing)
-    return jnp.sum(parts, axis=1, dtype=jnp.float32).astype(packed.dtype)
+    parts = (_choice(packed, dispatch, j, packing) for j in range(dispatch.row.shape[1]))
+    return reduce(jnp.add, parts).astype(packed.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -40,15 +40,21 @@ class Program(NamedTuple):
         """forward: y [tokens, hidden]. forward_backward: loss = mean(y^2), a float32 scalar, and its gradients: dx,
         dw1 ..."""
         job, layout = self.layout.job, self.layout
-        stages = self.stages[self.prepared :]
+        stages = self.stages[self.ahead :]
         if job.bench_pass == "forward":
             return _mapped(layout, _forward(job, stages), lambda _: {"y": layout.tokens})
         return _mapped(layout, _forward_backward(job, stages), lambda arguments: _gradient_specs(layout, arguments))
 
     @property
-    def prepared(self) -> int:
+    def ahead(self) -> int:
         """How many stages are done before the timed call: under prequeue, the packing."""
         return 1 if self.layout.job.queue_mode == "prequeue" else 0
+
+    def pack_ahead(self, arguments: Arguments) -> Arguments:
+        """What a prequeued step takes in place of the drawn arguments: those packed, and what else it uses."""
+        unused = ("ids",) if self.layout.job.shared_expert_dim else ("ids", "x")
+        after = run_stages(self.stages[: self.ahead], arguments)
+        return {name: array for name, array in after.items() if name not in unused}
 
     def stage_step(self, stage: Stage, made: frozenset[str]) -> Step:
         """A stage alone: from a state, of which earlier stages made some arrays, to what the stage makes."""
@@ -79,16 +85,6 @@ def program(layout: Layout, rows: int) -> Program:
         native=device.platform in RAGGED,
     )
     return Program(layout, block_stages(composition))
-
-
-def prepared(of: Program, arguments: Arguments) -> Arguments:
-    """The step's arguments: those drawn, or under prequeue what the packing makes of them, and what else is used."""
-    if not of.prepared:
-        return arguments
-    job, ahead = of.layout.job, of.stages[: of.prepared]
-    made = jax.jit(lambda state: run_stages(ahead, state))(arguments)
-    unused = ("ids",) if job.shared_expert_dim else ("ids", "x")
-    return {name: array for name, array in (arguments | made).items() if name not in unused}
 
 
 def _mapped(layout: Layout, run: Step, out_specs: Callable[[Arguments], Any]) -> Step:

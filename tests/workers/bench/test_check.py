@@ -196,7 +196,9 @@ def test_check_int8_passes_and_says_what_rounding_costs(quant_mode):
 
 @pytest.mark.parametrize("quant_mode", INT8)
 def test_check_naive_derivative_of_int8_is_refused(quant_mode):
-    assert "dx is off by" in checked(job(quant_mode=quant_mode, shared_expert_dim=16, quant_vjp="autodiff")).refusal
+    found = checked(job(quant_mode=quant_mode, shared_expert_dim=16, quant_vjp="autodiff"))
+    assert found.refusal
+    assert next(measure.value for measure in found.measures if measure.scope == "dx") > 0.2
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_relative_errors_one_bad_row_shows_in_the_worst_and_not_in_the_whole():
     expected = np.ones((10_000, 4), np.float32)
     found = expected.copy()
     found[77] *= 1.01
-    errors = checking.relative_errors(found, expected)
+    errors = checking.relative_errors(found, expected, floor=0.25)
     assert errors.whole == pytest.approx(1e-4, rel=1e-3)
     assert errors.worst == pytest.approx(1e-2, rel=1e-3)
 

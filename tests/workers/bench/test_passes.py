@@ -10,7 +10,7 @@ from core.failures import Kind
 from core.job import MoeBlockJob, SelftestJob
 from core.visit import Slot, Visit
 from workers.bench import passes
-from workers.bench.bench import Checked, JobFault, Measure
+from workers.bench.bench import Checked, JobFault, Measure, Measured, Unsupported
 from workers.bench.wire import Wire
 
 
@@ -23,6 +23,8 @@ class RecordingBench:
     at: str = ""
     fault: Exception | None = None
     checked: Checked = field(default=Checked((Measure("rel_error", 0.5, "y"),)))
+    timed: bool = True
+    devices: int = 4
 
     def _step(self, step: str) -> None:
         self.asked.append(f"{step} {self.name}")
@@ -54,9 +56,9 @@ class RecordingBench:
     def warmup(self, calls: int) -> None:
         self._step(f"warmup x{calls}")
 
-    def measure(self, calls: int) -> tuple[int, ...]:
+    def measure(self, calls: int) -> Measured:
         self._step("measure")
-        return tuple(range(calls))
+        return Measured(tuple(range(calls)), (Measure("stage_ns", 7.0, "pack"),))
 
 
 JOB = MoeBlockJob(tokens=4, hidden=4, mlp_dim=4, experts=2, topk=1, backend="blocked")
@@ -93,9 +95,11 @@ def test_run_two_slots_prepares_all_before_it_times_any():
         Compiled,
         Metric,
         Metric,
+        Metric,
         Samples,
         RunEnded,
     ]
+    assert {event.devices for event in events if isinstance(event, Metric)} == {4}
     phases = [event.phase.value for event in events if isinstance(event, PhaseBegan) and event.slot == 1]
     assert phases == ["inputs", "lower", "compile", "check", "inputs", "warmup", "measure"]
     assert next(event for event in events if isinstance(event, Samples)).wall_ns == (0, 1, 2)
@@ -166,3 +170,21 @@ def test_run_long_reason_fits_the_event():
 def test_run_without_a_device_reports_no_bytes():
     events, _ = run(RecordingBench(0, []), job=SelftestJob())
     assert not any(isinstance(event, Metric) and event.name == "bytes_in_use" for event in events)
+
+
+def test_run_slot_that_is_only_interpreted_ends_checked_and_is_not_timed():
+    asked: list[str] = []
+    events, _ = run(RecordingBench(0, asked, timed=False), RecordingBench(1, asked), held=[10])
+    assert "measure 0" not in asked
+    assert "measure 1" in asked
+    assert (ended(events)[0].outcome, ended(events)[1].outcome) == ("checked", "ok")
+    assert [event.value for event in events if isinstance(event, Metric) and event.slot == 0] == [0.5]
+
+
+def test_run_slot_that_the_devices_cannot_run_ends_unsupported_with_its_reason():
+    asked: list[str] = []
+    fault = Unsupported("experts = 6 cannot be split over 4 devices")
+    events, _ = run(RecordingBench(0, asked, at="inputs", fault=fault), RecordingBench(1, asked), held=[10])
+    assert (ended(events)[0].outcome, ended(events)[0].reason) == ("unsupported", str(fault))
+    assert asked[:2] == ["inputs 0", "drop 0"]
+    assert ended(events)[1].outcome == "ok"

@@ -7,11 +7,10 @@ from typing import Any
 Case = dict[str, Any]
 
 
-def pairs_covered(axes: Mapping[str, Sequence[Any]], valid: Callable[[Case], bool]) -> list[Case]:
-    """Cases in which all pairs of values occur that occur together in any valid case. Greedy, always the same ones.
-
-    A pair that no case starting from it makes valid is left out: whoever builds the axes asserts which those are.
-    """
+def pairs_covered(
+    axes: Mapping[str, Sequence[Any]], valid: Callable[[Case], bool]
+) -> tuple[list[Case], set[frozenset[tuple[str, Any]]]]:
+    """Cases in which pairs of values meet, greedy and always the same; and the pairs that no case was found for."""
     names = list(axes)
     wanted = {
         ((a, i), (b, j))
@@ -20,15 +19,17 @@ def pairs_covered(axes: Mapping[str, Sequence[Any]], valid: Callable[[Case], boo
         for j in range(len(axes[b]))
     }
     cases: list[Case] = []
+    never: set[frozenset[tuple[str, Any]]] = set()
     while wanted:
         pair = min(wanted)
         chosen = _completed(axes, dict(pair), wanted, valid)
         if chosen is None:
             wanted.discard(pair)
+            never.add(frozenset((name, axes[name][index]) for name, index in pair))
             continue
         wanted -= set(itertools.combinations(chosen.items(), 2))
         cases.append({name: axes[name][index] for name, index in chosen.items()})
-    return cases
+    return cases, never
 
 
 def _completed(

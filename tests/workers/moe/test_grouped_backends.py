@@ -10,7 +10,7 @@ from workers.moe.grouped.blocked import BLOCKED
 from workers.moe.grouped.ragged_dot import AUTODIFF, RAGGED_DOT
 from workers.moe.grouped.tiles import DEVICES, GENERIC, MIB, Tile, Tiling, complaint, default_tile, vmem_bytes
 
-V5P = DEVICES["TPU v5"]
+V5P = DEVICES["TPU v5p"]
 CPU, TPU = ("cpu", "cpu"), ("tpu", "TPU v5")
 
 

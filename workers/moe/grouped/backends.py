@@ -2,6 +2,7 @@
 
 from functools import cache
 
+from core.hardware import chip_of
 from core.job import MoeBlockJob
 from workers.moe.grouped.blocked import BLOCKED
 from workers.moe.grouped.matmul import Backend
@@ -18,7 +19,9 @@ def backend_of(job: MoeBlockJob, platform: str, device_kind: str) -> Backend:
 
     Raises BackendMissing.
     """
-    tiling = Tiling(DEVICES.get(device_kind, GENERIC), **{of: Tile(*edges) for of, edges in job.tiles.items()})
+    chip = chip_of(device_kind)
+    device = GENERIC if chip is None else DEVICES.get(chip.name, GENERIC)
+    tiling = Tiling(device, **{of: Tile(*edges) for of, edges in job.tiles.items()})
     return _backend(job.backend, job.matmul_vjp, tiling, platform)
 
 

@@ -15,8 +15,8 @@ from jax import lax
 
 from workers.moe.grouped.matmul import Backend, accumulator, precision, rounded
 
-# A group is walked in the longest blocks, and its rest is one block too, rounded up to a whole step: each block reads the
-# group's matrix once, and a product of few rows is slow. What such a block computes beyond its group is thrown away.
+# A group is walked in the longest blocks, and its rest is one block too, rounded up to a whole step: each block reads
+# the group's matrix once, and a product of few rows is slow. What a block computes beyond its group is thrown away.
 STEP = 32
 LENGTHS = tuple(range(256, 0, -STEP))
 

@@ -34,14 +34,14 @@ class Device:
 
 MIB = 2**20
 
-# By `jax.Device.device_kind`. cores: TensorCores of one JAX device, between which the leading grid axis, the tiles of
-# columns, is split. vmem_bytes: the limit libtpu 0.0.42 names when it refuses a larger tile for that topology.
+# By the chip's name in core.hardware. cores: TensorCores of one JAX device, between which the leading grid axis, the
+# tiles of columns, is split. vmem_bytes: the limit for one kernel; for v4 and v5p what libtpu 0.0.42 names when it
+# refuses a larger tile.
 DEVICES = {
     "TPU v4": Device(cores=2, vmem_bytes=16 * MIB),
-    "TPU v5 lite": Device(cores=1, vmem_bytes=16 * MIB),
-    "TPU v5": Device(cores=2, vmem_bytes=16 * MIB),
-    "TPU v6 lite": Device(cores=1, vmem_bytes=32 * MIB),
-    "TPU7x": Device(cores=1, vmem_bytes=64 * MIB),
+    "TPU v5e": Device(cores=1, vmem_bytes=16 * MIB),
+    "TPU v5p": Device(cores=2, vmem_bytes=16 * MIB),
+    "TPU v6e": Device(cores=1, vmem_bytes=32 * MIB),
 }
 # The least of them: fits wherever one of them does.
 GENERIC = Device(cores=1, vmem_bytes=16 * MIB)

@@ -33,6 +33,8 @@ def exchange(trip: Trip, a: jax.Array, sizes: jax.Array) -> jax.Array:
     [devices, devices], equal on all. Rows arrive in the order of their senders; those beyond the last are zero. The
     way back is `trip.back()` with the transposed sizes, and so is the derivative.
     """
+    if not a.size:
+        return jnp.zeros((trip.rows_out, *a.shape[1:]), a.dtype)
     return (_ragged if trip.native else _slotted)(trip.rows_out, a, sizes)
 
 
