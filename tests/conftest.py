@@ -110,3 +110,8 @@ def attached_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             del os.environ["HILLCLIMB_STATE"]
         else:
             os.environ["HILLCLIMB_STATE"] = before
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first, so that no worker is left with the longest when the others are done."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
