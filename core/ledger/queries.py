@@ -47,7 +47,7 @@ FROM run r JOIN visit v ON v.id = r.visit JOIN block b ON b.id = v.block JOIN se
 
 def experiments(db: sqlite3.Connection) -> list[Experiment]:
     """All of them, first queued first."""
-    rows = db.execute(f"SELECT {_columns(Experiment)} FROM experiment ORDER BY queued_at_ns, id")
+    rows = db.execute(f"SELECT {_columns(Experiment._fields)} FROM experiment ORDER BY queued_at_ns, id")
     return [Experiment(*row) for row in rows]
 
 
@@ -66,7 +66,7 @@ def find_job(db: sqlite3.Connection, prefix: str) -> str:
 def find_series(db: sqlite3.Connection, experiment: str, ordinal: int | None = None) -> Series:
     """That series of an experiment, the newest when none is named. Raises NothingMatched."""
     rows = db.execute(
-        f"SELECT {_columns(Series)} FROM series WHERE experiment = ? ORDER BY ordinal", (experiment,)
+        f"SELECT {_columns(Series._fields)} FROM series WHERE experiment = ? ORDER BY ordinal", (experiment,)
     ).fetchall()
     chosen = rows[-1:] if ordinal is None else [row for row in rows if row["ordinal"] == ordinal]
     if not chosen:
@@ -155,17 +155,17 @@ def _documents(db: sqlite3.Connection, query: str, series: int) -> dict[str, Any
     return {key: json.loads(text) for key, text in db.execute(query, (series,))}
 
 
-def _columns(row_type: type[tuple[Any, ...]]) -> str:
-    return ", ".join(row_type._fields)  # type: ignore[attr-defined]
+def _columns(fields: tuple[str, ...]) -> str:
+    return ", ".join(fields)
 
 
 def _cells(db: sqlite3.Connection, series: int) -> tuple[Cell, ...]:
-    rows = db.execute(f"SELECT {_columns(Cell)} FROM cell WHERE series = ? ORDER BY ordinal", (series,))
+    rows = db.execute(f"SELECT {_columns(Cell._fields)} FROM cell WHERE series = ? ORDER BY ordinal", (series,))
     return tuple(Cell(**dict(row) | {"coordinates": json.loads(row["coordinates"])}) for row in rows)
 
 
 def _blocks(db: sqlite3.Connection, series: int) -> tuple[Block, ...]:
-    rows = db.execute(f"SELECT {_columns(Block)} FROM block WHERE series = ? ORDER BY ordinal, grp", (series,))
+    rows = db.execute(f"SELECT {_columns(Block._fields)} FROM block WHERE series = ? ORDER BY ordinal, grp", (series,))
     return tuple(Block(**dict(row) | {"slots": _slots(row["slots"])}) for row in rows)
 
 

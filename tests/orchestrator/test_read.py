@@ -65,7 +65,7 @@ class End(NamedTuple):
 
 def by_experts(job: Job, ordinal: int) -> End:
     """ragged_dot grows with the experts, blocked does not; a little scatter between blocks."""
-    base = 1_000_000 * (job.experts if job.backend == "ragged_dot" else 2)  # type: ignore[union-attr]
+    base = 1_000_000 * (job.experts if job.backend == "ragged_dot" else 2)
     return End((base, base + 1000 * ordinal, base + 5000))
 
 
@@ -524,7 +524,7 @@ def test_status_failed_cancelled_and_retired_cells_have_their_reason(run: Comman
     path = tmp_path / "l.db"
 
     def end(job: Job, ordinal: int) -> End:
-        wrong = job.backend == "blocked" and job.experts == 16  # type: ignore[union-attr]
+        wrong = job.backend == "blocked" and job.experts == 16
         return End(kind=Kind.NUMERICS) if wrong else by_experts(job, ordinal)
 
     with Ledger.open(path) as ledger:
@@ -558,7 +558,7 @@ def test_status_poisoned_on_the_second_ambiguous_failure(run: Command, tmp_path:
     path = tmp_path / "l.db"
 
     def end(job: Job, ordinal: int) -> End:
-        wrong = job.backend == "blocked" and job.experts == 16  # type: ignore[union-attr]
+        wrong = job.backend == "blocked" and job.experts == 16
         return End(kind=Kind.CRASH) if wrong else by_experts(job, ordinal)
 
     with Ledger.open(path) as ledger:
