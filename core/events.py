@@ -117,12 +117,22 @@ class VisitEnded(Frozen):
 
 
 class Probed(Frozen):
-    """A read-only look at a host's accelerator."""
+    """A read-only look at a host's accelerator. `kind`: how a visit would fail there now; None on a clean host."""
 
     event: Literal["probed"] = "probed"
     clean: bool
+    kind: RunFailure | None = None
     reason: str = ""
     free_disk_bytes: Count = 0
+
+
+class Rung(Frozen):
+    """One step of the ladder that frees a busy accelerator: what was done, to whom, and what came of it."""
+
+    event: Literal["rung"] = "rung"
+    step: Literal["holders", "term", "kill", "released", "lockfile", "trial"]
+    good: bool = Field(description="the step left nothing in the way")
+    detail: str = Field("", max_length=4_096)
 
 
 class HostFault(Frozen):
@@ -154,6 +164,7 @@ Body = Annotated[
     | RunnerExited
     | VisitEnded
     | Probed
+    | Rung
     | HostFault
     | Decided,
     Field(discriminator="event"),

@@ -164,7 +164,7 @@ def judge(job: str, result: Result, history: History) -> Judgement:
                     return Judgement.CONDEMNED
                 case Blame.AMBIGUOUS:
                     return Judgement.CONDEMNED if history.ambiguous.get(job) else Judgement.RETRY
-                case Blame.HOST:
+                case Blame.HOST | Blame.NOBODY:
                     return Judgement.NOTHING
 
 

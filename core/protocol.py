@@ -10,12 +10,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from core.events import Entry, Probed
+from core.events import Entry, Probed, Rung
 from core.model import Frozen
 from core.visit import Phase, Visit
 
 # Grows with every change of this file or of what a host does with a call: a host of another version is replaced.
-PROTOCOL = 1
+PROTOCOL = 2
 
 # A reply carries at most this much of the spool, so that a long absence does not end in one huge message.
 REPLY_BYTES = 1 << 20
@@ -23,8 +23,8 @@ REPLY_BYTES = 1 << 20
 
 class Mode(StrEnum):
     RUN = "run"
-    DRAIN = "drain"
-    RECOVER = "recover"
+    DRAIN = "drain"  # start nothing; let the host go when nothing is left to say
+    RECOVER = "recover"  # start nothing; climb the ladder once, try the disk again, look
 
 
 class Controller(Frozen):
@@ -92,8 +92,44 @@ class Observation(Frozen):
     alive: tuple[Alive, ...] = Field((), strict=False)
     probe: Probed | None = None
     held: HostHeld | None = None
+    mode: Mode = Field(Mode.RUN, strict=False, description="of the newest call obeyed")
+    recovering: bool = Field(False, description="the ladder of this mode is not at its end: the probe is an old one")
     draining: str = Field("", description="why the host takes no more visits")
+    releases: int = Field(0, description="how often a person put the host back into service since its actor began")
 
     @property
     def order(self) -> tuple[int, int]:
         return (self.epoch, self.generation)
+
+
+class Verb(StrEnum):
+    """What a person asks of a host, whoever's ledger it obeys."""
+
+    CHECK = "check"  # look, and say what is seen
+    RECOVER = "recover"  # climb the ladder, unless a visit runs
+    DRAIN = "drain"  # finish the visit that runs and take no more, for any ledger, until released
+    RELEASE = "release"  # take visits again
+
+
+class Care(Frozen):
+    """A person's call. It changes no ledger's order and acknowledges nothing."""
+
+    protocol: int = PROTOCOL
+    verb: Verb = Field(strict=False)
+    user: str
+    machine: str
+    why: str = ""
+
+
+class Condition(Frozen):
+    """How a host is, after what was asked was done."""
+
+    protocol: int = PROTOCOL
+    host: str
+    probe: Probed | None = None
+    held: HostHeld | None = None
+    alive: tuple[Alive, ...] = Field((), strict=False)
+    draining: str = ""
+    rungs: tuple[Rung, ...] = Field((), strict=False)
+    refused: str = Field("", description="why nothing was done, with the way on")
+    facts: dict[str, str] = Field(default_factory=dict, description="platform, devices, python, ray, code, free disk …")

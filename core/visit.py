@@ -34,18 +34,21 @@ class Phase(StrEnum):
     MEASURE = "measure"
 
 
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Deadlines(Frozen):
     """Seconds a phase may last, per arm, before the runner counts as stalled. Generous: the slowest compile of the
     logbooks took 62 s, and a stall costs an evening only when nobody ends it."""
 
-    start: float = 60.0
-    init: float = 180.0
-    inputs: float = 600.0
-    lower: float = 300.0
-    compile: float = 1200.0
-    check: float = 1200.0
-    warmup: float = 900.0
-    measure: float = 3600.0
+    start: Seconds = 60.0
+    init: Seconds = 180.0
+    inputs: Seconds = 600.0
+    lower: Seconds = 300.0
+    compile: Seconds = 1200.0
+    check: Seconds = 1200.0
+    warmup: Seconds = 900.0
+    measure: Seconds = 3600.0
 
     def of(self, phase: Phase) -> float:
         return float(getattr(self, phase.value))

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from core.errors import HillclimbError
 from core.model import Frozen
-from core.visit import Platform, Target
+from core.visit import Deadlines, Platform, Target
 
 # Our own label: a raylet that comes back has a new node id but the same label.
 HOST_LABEL = "hillclimb-host"
@@ -28,16 +28,26 @@ class HostSpec(Frozen):
     selector: dict[str, str]
 
 
-class LocalPool(Frozen):
+class _Policy(Frozen):
+    """What every pool decides about its hosts."""
+
+    exclusive: bool = Field(True, description="one visit at a time on a machine: tests may say false")
+    deadlines: Deadlines = Field(Deadlines(), description="seconds a phase of an arm may last: a table")
+    # A killed controller, a closed laptop or a cut link of a quarter of an hour costs no run; an accelerator that
+    # nobody asks about for longer is given back.
+    orphan_s: Annotated[float, Field(gt=0, description="a host works on for so long without any call")] = 900.0
+    kill_foreign: bool = Field(False, description="may the ladder end processes that are not hillclimb's own")
+
+
+class LocalPool(_Policy):
     """Emulated hosts on this machine. One by default: two would measure each other."""
 
     kind: Literal["local"] = "local"
     hosts: Annotated[int, Field(ge=1, le=64)] = 1
     devices: Annotated[int, Field(ge=1, le=64, description="emulated devices of a host")] = 4
-    exclusive: bool = Field(True, description="one visit at a time on this machine: tests may say false")
 
 
-class RayPool(Frozen):
+class RayPool(_Policy):
     """A running Ray cluster. Its hosts are the live nodes that carry our label."""
 
     kind: Literal["ray"]
@@ -45,7 +55,6 @@ class RayPool(Frozen):
     token: str = Field("", description="file with the cluster's token; otherwise RAY_AUTH_TOKEN_PATH")
     platform: Platform = Field(Platform.CPU, strict=False)
     devices: Annotated[int, Field(ge=1)] = 4
-    exclusive: bool = True
 
 
 Pool = LocalPool | RayPool

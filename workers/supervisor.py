@@ -26,7 +26,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Protocol
 
-from core.events import HostFault, RunEnded, RunnerBegan, RunnerExited, VisitEnded
+from core.events import HostFault, Probed, RunEnded, RunnerBegan, RunnerExited, VisitEnded
 from core.failures import Kind
 from core.protocol import Alive
 from core.visit import Phase, Slot, Visit
@@ -34,7 +34,6 @@ from workers.bench.settings import process_settings
 from workers.host import exits
 from workers.host.child import Child
 from workers.host.inherit import inherited_environment
-from workers.host.probe import Probe
 from workers.host.progress import Progress
 from workers.host.wire import Lines, NoEvent
 from workers.runner import FRESH_PROCESS_EXIT
@@ -80,7 +79,7 @@ class Workplace:
     cache: Path
     lock_descriptor: int
     grace_s: float
-    probe: Callable[[], Awaitable[Probe]]
+    probe: Callable[[], Awaitable[Probed]]
     code: Callable[[], Awaitable[str]]
     command: tuple[str, ...]
 
@@ -191,11 +190,11 @@ class Supervisor:
             remaining = group
             while remaining:
                 probe = await self._workplace.probe()
-                await self._journal.write(probe.seen)
+                await self._journal.write(probe)
                 if end := self._end_from_outside():
                     return end
                 if probe.kind is not None:
-                    return VisitEnded(state="failed", kind=probe.kind, reason=probe.seen.reason)
+                    return VisitEnded(state="failed", kind=probe.kind, reason=probe.reason)
                 process += 1
                 death = await self._run_process(visit.model_copy(update={"slots": tuple(remaining)}), process)
                 reached |= self._progress.has_reached_a_slot

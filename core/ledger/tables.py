@@ -167,6 +167,18 @@ class Host(Table, table=True):
     seen_at_ns: int
 
 
+class HostCondition(Table, table=True):
+    """How a host stands with the controllers of this ledger: what readers are told, and what the next one takes up."""
+
+    __tablename__ = "condition"
+    __table_args__ = STRICT
+    host: str = Field(primary_key=True, foreign_key="host.name")
+    state: str = Field(description="of core.lifecycle.HostState")
+    reason: str
+    since_ns: int
+    trusted_from: int = Field(default=0, description="failures of visits up to this one no longer count against it")
+
+
 class Sitting(Table, table=True):
     """An actor's stay on a host: what drifts together."""
 

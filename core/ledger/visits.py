@@ -18,7 +18,7 @@ from core.ledger.tables import Visit as VisitRow
 from core.ledger.transaction import Transaction
 from core.lifecycle import VisitState
 from core.matrix import Measure
-from core.visit import Role, Slot, Target, Visit
+from core.visit import Deadlines, Role, Slot, Target, Visit
 
 
 def lease(tx: Transaction, block: int, host: str, order: Sequence[int]) -> int:
@@ -46,7 +46,7 @@ def lease(tx: Transaction, block: int, host: str, order: Sequence[int]) -> int:
     return visit
 
 
-def describe(tx: Transaction, visit: int, target: Target, code: str) -> Visit:
+def describe(tx: Transaction, visit: int, target: Target, code: str, deadlines: Deadlines) -> Visit:
     """What a host needs to execute a visit, its slots in the leased order."""
     row = tx.one(
         "SELECT v.slot_order, s.measure FROM visit v JOIN block b ON b.id = v.block JOIN series s ON s.id = b.series "
@@ -66,6 +66,7 @@ def describe(tx: Transaction, visit: int, target: Target, code: str) -> Visit:
         iters=measure.iters,
         warmup=measure.warmup,
         target=target,
+        deadlines=deadlines,
         code=code,
     )
 

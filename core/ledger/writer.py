@@ -30,9 +30,11 @@ from core.ledger.survey import survey
 from core.ledger.tables import Controller, LedgerRow, Spool
 from core.ledger.transaction import CONTROLLER_SPOOL, Transaction, explain
 from core.matrix import Expansion
-from core.visit import Target, Visit
+from core.visit import Deadlines, Target, Visit
 
 __all__ = ["EndedRun", "EndedVisit", "Enqueued", "Ingested", "Ledger", "OnChange", "PendingRequest"]
+
+GENEROUS = Deadlines()
 
 # Field 22 of /proc/PID/stat, counted after the command's closing parenthesis, which may itself hold spaces.
 _START_TIME = 22 - 3
@@ -112,10 +114,10 @@ class Ledger:
         with self._transaction() as tx:
             return visits.lease(tx, block, host, order)
 
-    def visit(self, visit_id: int, target: Target, code: str) -> Visit:
+    def visit(self, visit_id: int, target: Target, code: str, deadlines: Deadlines = GENEROUS) -> Visit:
         """A visit, complete enough to be executed."""
         with self._transaction() as tx:
-            return visits.describe(tx, visit_id, target, code)
+            return visits.describe(tx, visit_id, target, code, deadlines)
 
     def lose(self, visit: int, kind: Kind, reason: str) -> bool:
         """An open visit is suspected lost. False when it was not open."""

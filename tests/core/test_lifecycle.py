@@ -77,6 +77,7 @@ def test_every_failure_is_judged_by_its_blame(kind: Kind) -> None:
         Blame.JOB: (Judgement.CONDEMNED, Judgement.CONDEMNED),
         Blame.HOST: (Judgement.NOTHING, Judgement.NOTHING),
         Blame.AMBIGUOUS: (Judgement.RETRY, Judgement.CONDEMNED),
+        Blame.NOBODY: (Judgement.NOTHING, Judgement.NOTHING),
     }
     assert (once, again) == expected[blame(kind)]
 

@@ -31,7 +31,6 @@ from core.events import (
 from core.failures import Kind
 from core.job import SelftestJob
 from core.visit import Deadlines, Phase, Slot, Visit
-from workers.host.probe import Probe
 from workers.host.process import Identity, identify, is_alive
 from workers.supervisor import RUNNER, Stop, Supervisor, Workplace
 
@@ -53,7 +52,7 @@ def sleep():
 exec(os.environ["SCRIPT"])
 """
 
-CLEAN = Probe(Probed(clean=True), None)
+CLEAN = Probed(clean=True)
 HOST_CODE = "code of this host"
 
 
@@ -94,7 +93,7 @@ class Bench:
         self.lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT)
         fcntl.flock(self.lock, fcntl.LOCK_EX)
         (root / "scratch").mkdir()
-        self.probes: list[Probe] = []
+        self.probes: list[Probed] = []
         self.workplace = Workplace(
             scratch=root / "scratch",
             cache=root / "cache",
@@ -106,7 +105,7 @@ class Bench:
         )
         self.journal = FakeJournal()
 
-    async def _probe(self) -> Probe:
+    async def _probe(self) -> Probed:
         return self.probes.pop(0) if self.probes else CLEAN
 
     async def _code(self) -> str:
@@ -213,17 +212,17 @@ async def test_visit_of_the_same_code_starts(bench: Bench) -> None:
 
 
 async def test_visit_on_a_host_that_is_not_clean_starts_nothing(bench: Bench) -> None:
-    dirty = Probed(clean=False, reason="pid 7 holds it")
-    bench.probes = [Probe(dirty, Kind.WRONG_DEVICE)]
+    dirty = Probed(clean=False, kind=Kind.TPU_BUSY, reason="pid 7 holds it")
+    bench.probes = [dirty]
     end = await bench.run("ok(0)")
-    assert (end.state, end.kind, end.reason) == ("failed", Kind.WRONG_DEVICE, "pid 7 holds it")
+    assert (end.state, end.kind, end.reason) == ("failed", Kind.TPU_BUSY, "pid 7 holds it")
     assert bench.journal.bodies == [dirty, end]
 
 
 async def test_visit_whose_host_is_not_clean_after_a_death_gets_no_second_runner(bench: Bench) -> None:
-    bench.probes = [CLEAN, Probe(Probed(clean=False, reason="held"), Kind.WRONG_DEVICE)]
+    bench.probes = [CLEAN, Probed(clean=False, kind=Kind.TPU_BUSY, reason="held")]
     end = await bench.run(*["phase(slots[0], 'check'); os._exit(1)"] * 2)
-    assert (end.kind, end.reason) == (Kind.WRONG_DEVICE, "held")
+    assert (end.kind, end.reason) == (Kind.TPU_BUSY, "held")
     assert len(bench.journal.of(RunnerBegan)) == 1
 
 

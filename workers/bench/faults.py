@@ -21,7 +21,7 @@ def fault_of(error: Exception, phase: Phase) -> Fault | None:
         return Fault(error.kind, error.reason)
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or OUT_OF_MEMORY_STATUS in str(error):
-        return Fault(Kind.OUT_OF_MEMORY, said)
+        return Fault(Kind.HBM_OOM, said)
     if phase in (Phase.LOWER, Phase.COMPILE):
         return Fault(Kind.COMPILE_ERROR, said)
     return None

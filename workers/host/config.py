@@ -14,8 +14,7 @@ class HostConfig(Frozen):
     host: str = Field(description="inventory name")
     state: str = Field(description="directory on the host for lock, spools, scratch and compile cache")
     target: Target = Target()
-    # A killed controller, a closed laptop or a cut link of a quarter of an hour costs no run; an accelerator that
-    # nobody asks about for longer is given back.
     orphan_s: Annotated[float, Field(gt=0)] = 900.0
+    kill_foreign: bool = Field(False, description="the ladder may end processes that are not hillclimb's own")
     # libtpu resets its chips when it ends by TERM: TERM, wait, KILL freed them where KILL alone almost never did.
     grace_s: Annotated[float, Field(ge=0)] = 10.0

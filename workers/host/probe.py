@@ -5,20 +5,12 @@ there is asserted by the runner, which alone may open them.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 from core.events import Probed
 from core.failures import Kind
 from core.visit import Platform, Target
 from workers.host import disk
 from workers.host.holders import VFIO, holders
-
-
-class Probe(NamedTuple):
-    """What was seen, and how a visit fails that cannot start because of it (None on a clean host)."""
-
-    seen: Probed
-    kind: Kind | None
 
 
 def _busy(devices: str) -> str:
@@ -30,11 +22,11 @@ def _busy(devices: str) -> str:
     return f"{first.device} is held by pid {first.pid} (uid {first.uid}): {first.command[:200]}{others}"
 
 
-def probe(target: Target, state: Path, devices: str = VFIO) -> Probe:
+def probe(target: Target, state: Path, devices: str = VFIO) -> Probed:
     """Look at the disk below `state`, and on a TPU host at the holders of `devices`. Blocking: walks /proc."""
     reason, free_bytes = disk.complaint(state)
     kind = Kind.DISK if reason else None
     if kind is None and target.platform is Platform.TPU:
         reason = _busy(devices)
-        kind = Kind.WRONG_DEVICE if reason else None
-    return Probe(Probed(clean=kind is None, reason=reason, free_disk_bytes=free_bytes), kind)
+        kind = Kind.TPU_BUSY if reason else None
+    return Probed(clean=kind is None, kind=kind, reason=reason, free_disk_bytes=free_bytes)

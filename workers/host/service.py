@@ -19,11 +19,12 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from core.code import code_hash
+from core.events import Probed
 from core.protocol import PROTOCOL, Answer, Call, Observation
 from core.visit import Visit
 from workers.host.config import HostConfig
 from workers.host.lock import HostLock
-from workers.host.probe import Probe, probe
+from workers.host.probe import probe
 from workers.host.recovery import open_spool
 from workers.host.spool import Spool
 from workers.supervisor import RUNNER, Supervisor, Workplace
@@ -155,9 +156,9 @@ class HostService:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def _look(self) -> Probe:
+    async def _look(self) -> Probed:
         seen = await asyncio.to_thread(probe, self._config.target, self._state)
-        self._core.probed(seen.seen)
+        self._core.probed(seen)
         return seen
 
     def _keep(self, work: Coroutine[None, None, object]) -> None:

@@ -55,18 +55,18 @@ def test_ledger_of_an_older_schema_is_copied_then_migrated(tmp_path: Path, monke
         identity = ledger.ledger_id
     newer = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, newer)
-    (newer / "versions" / "0002_more.py").write_text(
-        "from alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+    (newer / "versions" / "0003_more.py").write_text(
+        "from alembic import op\nrevision = '0003'\ndown_revision = '0002'\n"
         "def upgrade():\n    op.get_bind().exec_driver_sql('CREATE TABLE more (id INTEGER NOT NULL) STRICT')\n"
     )
     monkeypatch.setattr(schema, "MIGRATIONS", newer)
     for _ in range(2):
         with Ledger.open(path) as ledger:
             assert ledger.ledger_id == identity
-    assert ("table", "more") in _schema(path) and schema.revision(path) == "0002"
+    assert ("table", "more") in _schema(path) and schema.revision(path) == "0003"
     (copy,) = tmp_path.glob("*.bak")
-    assert copy.name == "l.db.schema-0001.bak"
-    assert ("table", "more") not in _schema(copy) and schema.revision(copy) == "0001"
+    assert copy.name == "l.db.schema-0002.bak"
+    assert ("table", "more") not in _schema(copy) and schema.revision(copy) == "0002"
 
 
 def test_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +75,8 @@ def test_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path, monkey
     before = _schema(path)
     newer = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, newer)
-    (newer / "versions" / "0002_bad.py").write_text(
-        "from alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+    (newer / "versions" / "0003_bad.py").write_text(
+        "from alembic import op\nrevision = '0003'\ndown_revision = '0002'\n"
         "def upgrade():\n    for sql in ('CREATE TABLE more (id INTEGER) STRICT', 'nonsense'):\n"
         "        op.get_bind().exec_driver_sql(sql)\n"
     )

@@ -109,13 +109,13 @@ def test_run_two_slots_prepares_all_before_it_times_any():
 @pytest.mark.parametrize(
     ("at", "fault", "kind"),
     [
-        ("inputs", MemoryError("no room"), Kind.OUT_OF_MEMORY),
+        ("inputs", MemoryError("no room"), Kind.HBM_OOM),
         ("lower", TypeError("shapes do not fit"), Kind.COMPILE_ERROR),
         ("lower", JobFault(Kind.COMPILE_ERROR, "a constant"), Kind.COMPILE_ERROR),
         ("compile", RuntimeError("Mosaic says no"), Kind.COMPILE_ERROR),
-        ("compile", RuntimeError("RESOURCE_EXHAUSTED: 99G"), Kind.OUT_OF_MEMORY),
-        ("check", RuntimeError("RESOURCE_EXHAUSTED: 99G"), Kind.OUT_OF_MEMORY),
-        ("measure", RuntimeError("RESOURCE_EXHAUSTED: 99G"), Kind.OUT_OF_MEMORY),
+        ("compile", RuntimeError("RESOURCE_EXHAUSTED: 99G"), Kind.HBM_OOM),
+        ("check", RuntimeError("RESOURCE_EXHAUSTED: 99G"), Kind.HBM_OOM),
+        ("measure", RuntimeError("RESOURCE_EXHAUSTED: 99G"), Kind.HBM_OOM),
     ],
 )
 def test_run_slot_that_fails_on_its_own_account_ends_and_the_next_is_timed(at, fault, kind):

@@ -31,8 +31,8 @@ def held(tmp_path: Path):
 def test_probe_on_a_cpu_host_is_clean_and_says_the_free_space(tmp_path: Path) -> None:
     seen = probe(CPU, tmp_path)
     assert seen.kind is None
-    assert seen.seen.clean
-    assert seen.seen.free_disk_bytes > disk.MIN_FREE_BYTES
+    assert seen.clean
+    assert seen.free_disk_bytes > disk.MIN_FREE_BYTES
     assert list(tmp_path.iterdir()) == []
 
 
@@ -40,21 +40,21 @@ def test_probe_without_space_is_not_clean(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(disk, "MIN_FREE_BYTES", 1 << 60)
     seen = probe(CPU, tmp_path)
     assert seen.kind is Kind.DISK
-    assert not seen.seen.clean
-    assert "free some space" in seen.seen.reason
+    assert not seen.clean
+    assert "free some space" in seen.reason
 
 
 def test_probe_of_a_folder_that_cannot_be_written_is_not_clean(tmp_path: Path) -> None:
     seen = probe(CPU, tmp_path / "missing")
     assert seen.kind is Kind.DISK
-    assert str(tmp_path / "missing") in seen.seen.reason
+    assert str(tmp_path / "missing") in seen.reason
 
 
 def test_probe_on_a_tpu_host_with_a_holder_names_it(tmp_path: Path, held) -> None:
     folder, process = held
     seen = probe(TPU, tmp_path, devices=f"{folder}/")
-    assert seen.kind is Kind.WRONG_DEVICE
-    assert f"{folder}/0 is held by pid {process.pid}" in seen.seen.reason
+    assert seen.kind is Kind.TPU_BUSY
+    assert f"{folder}/0 is held by pid {process.pid}" in seen.reason
     assert probe(CPU, tmp_path, devices=f"{folder}/").kind is None
 
 
