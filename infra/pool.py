@@ -28,7 +28,7 @@ class HostSpec(Frozen):
     selector: dict[str, str]
 
 
-class _Policy(Frozen):
+class Policy(Frozen):
     """What every pool decides about its hosts."""
 
     exclusive: bool = Field(True, description="one visit at a time on a machine: tests may say false")
@@ -37,9 +37,10 @@ class _Policy(Frozen):
     # nobody asks about for longer is given back.
     orphan_s: Annotated[float, Field(gt=0, description="a host works on for so long without any call")] = 900.0
     kill_foreign: bool = Field(False, description="may the ladder end processes that are not hillclimb's own")
+    no_host_s: Annotated[float, Field(ge=0, description="give up after so long without any usable host")] = 600.0
 
 
-class LocalPool(_Policy):
+class LocalPool(Policy):
     """Emulated hosts on this machine. One by default: two would measure each other."""
 
     kind: Literal["local"] = "local"
@@ -47,7 +48,7 @@ class LocalPool(_Policy):
     devices: Annotated[int, Field(ge=1, le=64, description="emulated devices of a host")] = 4
 
 
-class RayPool(_Policy):
+class RayPool(Policy):
     """A running Ray cluster. Its hosts are the live nodes that carry our label."""
 
     kind: Literal["ray"]

@@ -10,17 +10,17 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from core.code import code_hash
 from core.failures import Kind
 from core.ledger.snapshot import OpenVisit, Snapshot
 from core.ledger.writer import EndedVisit, Ledger
-from core.lifecycle import OPEN_VISITS, HostState, Outcome, VisitState
+from core.lifecycle import OPEN_VISITS, HostState, VisitState
 from core.protocol import Call, Mode, Observation
 from core.protocol import Controller as Caller
 from core.visit import Visit
-from infra.pool import HostSpec
+from infra.pool import HostSpec, Policy
 from orchestrator import requests
 from orchestrator.desk import Desk
 from orchestrator.link import ANSWER_S, WAIT_S, Adopt, Dropped, Health, Held, Ingest, Link, Replace
@@ -54,6 +54,13 @@ class HostSilent(Exception):
     """The host's actor cannot be reached now: it may live and work on, so it is left alone."""
 
 
+class Loss(NamedTuple):
+    """What became of a host that does not answer, as far as anyone can tell."""
+
+    kind: Kind
+    reason: str
+
+
 class Transport(Protocol):
     """How calls reach a host: `orchestrator.fleet.Fleet`."""
 
@@ -69,6 +76,10 @@ class Transport(Protocol):
         """Forgets the host's actor and frees its name."""
         ...
 
+    async def loss(self, host: str) -> Loss | None:
+        """What Ray knows of the host's end; None when it knows of none."""
+        ...
+
 
 class Drive:
     """Drives the ledger's open blocks to their end on a pool. Returns why it stopped: `Finish`."""
@@ -81,7 +92,7 @@ class Drive:
         progress: Progress,
         code: str,
         scope: set[str] | None,
-        exclusive: bool,
+        policy: Policy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
@@ -89,7 +100,7 @@ class Drive:
         self._progress = progress
         self._code = code
         self._scope = scope
-        self._exclusive = exclusive
+        self._policy = policy
         self._clock = clock
         self._desks = {h.name: Desk(h) for h in hosts}
         caller = Caller(user=getpass.getuser(), machine=os.uname().nodename, pid=os.getpid())
@@ -104,8 +115,11 @@ class Drive:
         self._outdated = False
         self._unusable_since: float | None = None
         self._told: dict[str, str] = {}
+        self._asked_for: dict[str, Mode] = {h.name: Mode.RUN for h in hosts}
+        self._conditions: dict[str, tuple[HostState, str]] = {}
         for host in hosts:
             ledger.see_host(host.name, host.machine, host.target.platform.value, host.target.devices)
+            self._record(host.name)
 
     def stop(self) -> None:
         """Assign nothing more; `run` returns when asked to leave or when what runs has ended."""
@@ -190,7 +204,15 @@ class Drive:
         elif self._unusable_since is None:
             self._unusable_since = now
         scope = None if self._scope is None else frozenset(self._scope)
-        return World(snapshot, views, scope, self._stopping, self._exclusive, self._unusable_since)
+        return World(
+            ledger=snapshot,
+            hosts=views,
+            scope=scope,
+            stopping=self._stopping,
+            exclusive=self._policy.exclusive,
+            unusable_since=self._unusable_since,
+            no_host_s=self._policy.no_host_s,
+        )
 
     def _apply(self, effect: Assign | Close | Lose | TakeBack | Pause | Quarantine, now: float) -> bool:
         """Returns whether anything changed: the ledger has the last word on a visit."""
@@ -199,26 +221,27 @@ class Drive:
                 self._ledger.lease(block.id, host, order)
             case Close(block, why):
                 return self._ledger.close_blocks([block], why) > 0
-            case Lose(visit, kind, why):
+            case Lose(visit, host, kind, why):
                 if not self._ledger.lose(visit, kind, why):
                     return False
+                if host in self._desks:
+                    self._desks[host].on_visit_lost(why, now)
                 self._progress.say(f"visit {visit} is given up as lost: {why}; its block is measured again")
             case TakeBack(visit, host):
                 if not self._ledger.take_back(visit):
                     return False
                 self._progress.say(f"visit {visit} is alive on {host} after all")
-            case Pause(experiment, why):
-                self._ledger.pause(experiment, why)
+            case Pause(series, experiment, why):
+                self._ledger.alarm(series, experiment, why)
                 self._progress.say(f"{experiment} is paused: {why}")
             case Quarantine(host, why):
                 self._desks[host].quarantine(why, now)
-                self._ledger.note("quarantined", why, host=host)
-                self._progress.say(f"{host} is set aside: {why}")
+                self._tell(host)
         return True
 
     def _desire(self, snapshot: Snapshot) -> None:
         """Tells every host its full set: its open visits, and lost ones that may yet prove alive while their block is
-        open and nobody else has it. A visit lost with its spool never comes back and must not be started again."""
+        open and nobody else has it. A visit lost with its spool has ended: it is not among them."""
         taken = {v.block for v in snapshot.visits if v.state in OPEN_VISITS}
         wanted: dict[str, list[Visit]] = {name: [] for name in self._desks}
         for visit in snapshot.visits:
@@ -233,17 +256,18 @@ class Drive:
     def _may_run(visit: OpenVisit, taken: set[int]) -> bool:
         if visit.state in OPEN_VISITS:
             return True
-        return visit.state is VisitState.LOST and visit.kind is Kind.HOST_LOST and visit.block not in taken
+        return visit.state is VisitState.LOST and visit.block not in taken
 
     def _spec(self, visit: OpenVisit) -> Visit:
         if visit.id not in self._specs:
-            self._specs[visit.id] = self._ledger.visit(visit.id, self._desks[visit.host].spec.target, self._code)
+            target = self._desks[visit.host].spec.target
+            self._specs[visit.id] = self._ledger.visit(visit.id, target, self._code, self._policy.deadlines)
         return self._specs[visit.id]
 
     def _show(self, snapshot: Snapshot) -> None:
         blocks = [b for b in snapshot.blocks if self._scope is None or b.experiment in self._scope]
         running = [v for v in snapshot.visits if v.state in OPEN_VISITS]
-        machines = {d.spec.machine for d in self._desks.values()} if self._exclusive else set(self._desks)
+        machines = {d.spec.machine for d in self._desks.values()} if self._policy.exclusive else set(self._desks)
         waiting = "" if running else "; ".join(f"{n}: {d.reason}" for n, d in self._desks.items() if d.reason)
         self._progress.left(len(blocks), len(running), len(machines), waiting)
 
@@ -263,10 +287,10 @@ class Drive:
             except HostDown as down:
                 self._transport.discard(name)
                 self._desks[name].on_down(str(down))
-                self._miss(name, self._call(name).order, str(down))
+                await self._miss(name, self._call(name).order, str(down))
                 await asyncio.sleep(RETRY_S)
             except HostSilent as silent:
-                self._miss(name, self._call(name).order, str(silent))
+                await self._miss(name, self._call(name).order, str(silent))
                 await asyncio.sleep(RETRY_S)
 
     async def _find(self, name: str) -> None:
@@ -274,7 +298,7 @@ class Drive:
         finding = asyncio.create_task(self._transport.ensure(name))
         try:
             while not (await asyncio.wait({finding}, timeout=ENSURE_S))[0]:
-                self._miss(name, self._call(name).order, "no actor answers there yet")
+                await self._miss(name, self._call(name).order, "no actor answers there yet")
             finding.result()
         finally:
             finding.cancel()
@@ -296,16 +320,22 @@ class Drive:
             # the answer of an older call, should it still come, is nobody's business
             reply.add_done_callback(lambda task: task.cancelled() or task.exception())
             if not poked.is_set():
-                self._miss(name, call.order, "it does not answer")
+                await self._miss(name, call.order, "it does not answer")
 
     def _call(self, name: str) -> Call:
-        wait_s = WAIT_S if self._mode is Mode.RUN else DRAIN_WAIT_S
-        return self._links[name].next_call(self._desired[name], self._mode, self._clock(), wait_s)
+        mode = self._desks[name].mode if self._mode is Mode.RUN else self._mode
+        self._asked_for[name] = mode
+        wait_s = DRAIN_WAIT_S if mode is Mode.DRAIN else WAIT_S
+        return self._links[name].next_call(self._desired[name], mode, self._clock(), wait_s)
 
-    def _miss(self, name: str, order: tuple[int, int], reason: str) -> None:
-        link, now = self._links[name], self._clock()
-        link.on_miss(order, now)
-        self._desks[name].on_miss(link.health(now) is Health.LOST, reason)
+    async def _miss(self, name: str, order: tuple[int, int], reason: str) -> None:
+        """A call was not answered. What Ray says of the host's end is a reason, never a reason to be quicker."""
+        link = self._links[name]
+        link.on_miss(order, self._clock())
+        known = await self._transport.loss(name)
+        is_lost = link.health(self._clock()) is Health.LOST
+        loss = known or Loss(Kind.HOST_LOST, reason)
+        self._desks[name].on_miss(loss.kind if is_lost else None, loss.reason)
         self._tell(name)
         self._wake.set()
 
@@ -340,18 +370,28 @@ class Drive:
         return True
 
     def _tell(self, name: str) -> None:
-        """Says once when a host's condition changes for the worse."""
+        """Records a change of a host's condition, says it once when it is for the worse, asks for what follows."""
         desk = self._desks[name]
+        self._record(name)
+        if self._mode is Mode.RUN and desk.mode is not self._asked_for[name]:
+            self._poked[name].set()
         ill = desk.reason and desk.state not in {HostState.READY, HostState.BUSY} and self._mode is Mode.RUN
         said = f"{name} is {desk.state}: {desk.reason}" if ill else ""
         if said and self._told.get(name) != said:
             self._progress.say(said)
         self._told[name] = said
 
+    def _record(self, name: str) -> None:
+        """Writes down how a host stands; that it has a visit, the visits themselves tell."""
+        desk = self._desks[name]
+        state = HostState.READY if desk.state is HostState.BUSY else desk.state
+        if self._conditions.get(name) != (state, desk.reason):
+            self._conditions[name] = (state, desk.reason)
+            self._ledger.see_condition(name, state, desk.reason)
+
     def _report(self, ended: EndedVisit) -> None:
-        good = {Outcome.OK, Outcome.CHECKED, Outcome.UNSUPPORTED}
-        useful = bool(ended.condemned) or any(run.outcome in good for run in ended.runs)
-        self._desks[ended.host].on_visit_ended(useful, ended.reason, self._clock())
+        kinds = {kind for kind in (ended.kind, *(run.kind for run in ended.runs)) if kind is not None}
+        self._desks[ended.host].on_visit_ended(kinds, ended.reason, self._clock())
         self._progress.visit_ended(visit_line(ended), ended.wall_s)
         if ended.kind is Kind.ENVIRONMENT_MISMATCH and code_hash() != self._code:
             self._outdated = True

@@ -1,36 +1,64 @@
 """What the controller makes of one host: observations, misses and ended visits fold into a state.
 
-A host is usable only after a clean probe of its present actor. Times are the controller's own monotonic seconds, given
-by the caller. Nothing here talks to anybody.
+A host is usable only after a clean probe of its present actor. What is wrong with it decides what it goes through:
+the ladder (`recovering`), or quarantine, which decays. Times are the controller's own monotonic seconds, given by the
+caller. Nothing here talks to anybody, and quarantine itself is the plan's decision.
 """
 
-from core.lifecycle import HostState, check
-from core.protocol import Answer, Observation
-from infra.pool import HostSpec
-from orchestrator.plan import BAD_VISITS, HostView
+from collections import deque
+from collections.abc import Collection
+from functools import cache
 
-# After the first and the second bad visit in a row: long enough for a dying process to let go of an accelerator
-# (seconds, in the field), short enough to lose no evening.
+from core.failures import Blame, Effect, Kind, blame, effect
+from core.lifecycle import TRANSITIONS, HostState, check
+from core.protocol import Answer, Mode, Observation
+from infra.pool import HostSpec
+from orchestrator.plan import HostView
+
+# After a visit that failed through the host: long enough for a dying process to let go of an accelerator (seconds, in
+# the field), short enough to lose no evening. The second wait, and every further one, is the longer.
 BACKOFF_S = (5.0, 30.0)
 
-# A quarantine ends with the next clean probe after this long; every further one lasts twice as long, up to the cap.
+# A fault counts half as much after this long: a host that fails a visit a day is a good one, one that fails every five
+# minutes is not, however often it works in between.
+FAULT_HALF_LIFE_S = 600.0
+
+# Three faults in quick succession are too many, and so are four of which each comes five minutes after the last.
+TOO_MANY_FAULTS = 2.5
+
+# A quarantine lasts this long, then a clean probe ends it; every further one lasts twice as long, up to the cap, and an
+# hour without one takes one doubling back.
 QUARANTINE_S = 60.0
 QUARANTINE_CAP_S = 3600.0
+FORGIVEN_S = 3600.0
+
+# Nobody's fault but the controllers': they did not call.
+_NOT_THE_HOST_S = frozenset({Kind.ORPHANED})
 
 
 class Desk:
-    """One host's record. `view()` is what a plan may know of it."""
+    """One host's record. `view()` is what a plan may know of it, `mode` what its next call should ask for."""
 
     def __init__(self, spec: HostSpec) -> None:
         self.spec = spec
         self.state = HostState.UNKNOWN
         self.reason = ""
         self.alive: frozenset[int] = frozenset()
-        self.lost = False
-        self.bad_visits = 0
-        self.trouble = ""
+        self.loss: Kind | None = None
         self.not_before = 0.0
-        self.quarantines = 0
+        self._faults = 0.0
+        self._faults_at = 0.0
+        self._set_aside = ""
+        self._recovery_due = False
+        self._quarantines = 0
+        self._quarantined_until = 0.0
+        self._quarantined_at = 0.0
+        self._quarantined_why = ""
+        self._releases = 0
+
+    @property
+    def mode(self) -> Mode:
+        return Mode.RECOVER if self.state is HostState.RECOVERING else Mode.RUN
 
     def view(self) -> HostView:
         return HostView(
@@ -38,79 +66,126 @@ class Desk:
             machine=self.spec.machine,
             state=self.state,
             reason=self.reason,
-            trouble=self.trouble,
             alive=self.alive,
-            lost=self.lost,
-            bad_visits=self.bad_visits,
+            loss=self.loss,
+            set_aside=self._set_aside,
             not_before=self.not_before,
         )
 
-    def on_down(self, reason: str) -> None:
-        """There is no actor to ask: nothing is known until a new one has probed."""
-        self._to(HostState.UNKNOWN, reason)
-        self.alive = frozenset()
+    # -- what is heard ------------------------------------------------------------------------------------------------
 
-    def on_miss(self, lost: bool, reason: str) -> None:
-        """A call went unanswered; `lost` when enough did."""
+    def on_down(self, reason: str) -> None:
+        """There is no actor to ask: nothing is known until a new one has probed. A quarantine stands."""
+        self.alive = frozenset()
+        if self.state is not HostState.QUARANTINED:
+            self._to(HostState.UNKNOWN, reason)
+
+    def on_miss(self, loss: Kind | None, reason: str) -> None:
+        """A call went unanswered; `loss`: what became of the host, when enough did."""
+        self.loss = loss
         if self.state in {HostState.READY, HostState.BUSY}:
             self._to(HostState.SUSPECT, reason)
-        if lost:
-            self.lost = True
+        if loss is not None and self.state is not HostState.QUARANTINED:
             self._to(HostState.UNKNOWN, reason)
 
     def on_observation(self, seen: Observation, now: float) -> None:
         """A fresh answer of the host to this controller."""
-        self.lost = False
+        self.loss = None
         if seen.answer is Answer.HELD:
             who = f"held by {seen.held.user} ({seen.held.controller}) since {seen.held.since}" if seen.held else "held"
             self._to(HostState.HELD, who)
             return
         self.alive = frozenset(a.visit for a in seen.alive)
-        if seen.draining:
-            if self.state is not HostState.DRAINED:
-                self._to(HostState.DRAINING, seen.draining)
-            if not self.alive and not seen.entries:
-                self._to(HostState.DRAINED, seen.draining)
-            return
-        if self.state in {HostState.HELD, HostState.DRAINING, HostState.DRAINED}:
-            self._to(HostState.UNKNOWN, "")
-        if self.state is HostState.UNKNOWN:
-            self._to(HostState.PROBING, "")
-        if seen.probe is None:
-            return
-        match self.state:
-            case HostState.QUARANTINED:
-                if now >= self.not_before and seen.probe.clean:
-                    self._to(HostState.PROBING, "")
-                    self._to(HostState.READY, "")
-            case HostState.PROBING | HostState.SUSPECT | HostState.READY | HostState.BUSY:
-                if not seen.probe.clean:
-                    self._to(HostState.UNKNOWN, seen.probe.reason)
-                    self._to(HostState.PROBING, seen.probe.reason)
-                    return
-                if self.state is not HostState.BUSY:
-                    self._to(HostState.READY, "")
-                self._to(HostState.BUSY if self.alive else HostState.READY, "")
+        if seen.releases > self._releases:
+            self._quarantined_until = self._faults = 0.0
+            self._quarantines = 0
+        self._releases = seen.releases
+        self._to(*self._what_it_is(seen, now))
 
-    def on_visit_ended(self, useful: bool, reason: str, now: float) -> None:
-        """`useful`: at least one of its runs ended for good, well or by the job's own fault."""
-        if useful:
-            self.bad_visits = self.quarantines = 0
+    def _what_it_is(self, seen: Observation, now: float) -> tuple[HostState, str]:
+        """The state and its reason, from what the host shows and what is known of it."""
+        probe = seen.probe
+        if self._climbed(seen):
+            self._recovery_due = False
+            if probe is not None and not probe.clean:
+                self._set_aside = f"not recovered: {probe.reason}"
+        if seen.draining:
+            is_over = not self.alive and not seen.entries
+            return (HostState.DRAINED if is_over else HostState.DRAINING), seen.draining
+        if now < self._quarantined_until and not self.alive:
+            return HostState.QUARANTINED, self._quarantined_why
+        if probe is None:
+            return HostState.PROBING, self.reason
+        if self.alive:
+            return HostState.BUSY, ""
+        if not probe.clean and not self._set_aside:
+            match effect(probe.kind) if probe.kind else Effect.RECOVER:
+                case Effect.RECOVER:
+                    self._recovery_due = True
+                case Effect.QUARANTINE:
+                    self._set_aside = probe.reason
+                case Effect.NOTHING:
+                    pass
+        if self._recovery_due:
+            return HostState.RECOVERING, probe.reason or self.reason
+        return (HostState.READY, "") if probe.clean else (HostState.PROBING, probe.reason)
+
+    def _climbed(self, seen: Observation) -> bool:
+        """The ladder that this controller asked for is at its end, and the probe is the one after it."""
+        return self.state is HostState.RECOVERING and seen.mode is Mode.RECOVER and not seen.recovering
+
+    def on_visit_ended(self, kinds: Collection[Kind], reason: str, now: float) -> None:
+        """`kinds`: of the failures of the visit and of its runs. The job's own are not the host's."""
+        faults = [kind for kind in kinds if blame(kind) is Blame.HOST and kind not in _NOT_THE_HOST_S]
+        if not faults:
             return
-        self.bad_visits += 1
-        self.trouble = reason
-        if self.bad_visits < BAD_VISITS:
-            self.not_before = now + BACKOFF_S[self.bad_visits - 1]
+        self._count(reason, now)
+        effects = {effect(kind) for kind in faults}
+        if Effect.QUARANTINE in effects:
+            self._set_aside = reason
+        elif Effect.RECOVER in effects:
+            self._recovery_due = True
+
+    def on_visit_lost(self, reason: str, now: float) -> None:
+        self._count(reason, now)
+
+    # -- quarantine ---------------------------------------------------------------------------------------------------
 
     def quarantine(self, why: str, now: float) -> None:
+        """Set aside until a clean probe after some time. What it did before is paid for."""
+        level = max(0, self._quarantines - int((now - self._quarantined_at) // FORGIVEN_S))
+        self._quarantined_at = now
+        self._quarantined_until = now + min(QUARANTINE_S * 2**level, QUARANTINE_CAP_S)
+        self._quarantined_why = why
+        self._quarantines = level + 1
+        self._faults = 0.0
+        self._set_aside = ""
+        self._recovery_due = False
         self._to(HostState.QUARANTINED, why)
-        self.not_before = now + min(QUARANTINE_S * 2**self.quarantines, QUARANTINE_CAP_S)
-        self.quarantines += 1
-        # one more bad visit after its release sets it aside again
-        self.bad_visits = BAD_VISITS - 1
+
+    def _count(self, reason: str, now: float) -> None:
+        """One fault more, while the older ones fade."""
+        self._faults = 1.0 + self._faults * 0.5 ** ((now - self._faults_at) / FAULT_HALF_LIFE_S)
+        self._faults_at = now
+        self.not_before = now + BACKOFF_S[min(round(self._faults), len(BACKOFF_S)) - 1]
+        if self._faults >= TOO_MANY_FAULTS:
+            self._set_aside = f"it failed again and again: {reason}"
 
     def _to(self, state: HostState, reason: str) -> None:
-        if state is not self.state:
-            check(self.state, state)
-            self.state = state
+        for after in _way(self.state, state):
+            check(self.state, after)
+            self.state = after
         self.reason = reason
+
+
+@cache
+def _way(before: HostState, after: HostState) -> tuple[HostState, ...]:
+    """The states between two, and the last: a host that was held or set aside is looked at before anything is made
+    of it."""
+    ways: deque[tuple[HostState, ...]] = deque([()])
+    while True:
+        way = ways.popleft()
+        at = way[-1] if way else before
+        if at is after:
+            return way
+        ways.extend((*way, HostState(step)) for step in sorted(TRANSITIONS[at]))

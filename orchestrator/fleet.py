@@ -5,17 +5,27 @@ is dropped (its name freed with `ray.kill` first) and the next call makes a new 
 became of the old one.
 """
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayError
 
+from core.failures import Kind
 from infra.pool import HostSpec
-from orchestrator.controller import HostDown, HostSilent
+from orchestrator.controller import HostDown, HostSilent, Loss
 from workers.actor import HostActor, actor_class
 from workers.host.config import HostConfig
+
+# Ray's head answers within milliseconds; one that does not is asked again at the next miss.
+NODES_S = 1.0
+
+# ray.core.generated.common_pb2.NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED: what a node's death says when it was drained
+# because its machine is taken away.
+PREEMPTED = 3
 
 
 class Fleet:
@@ -25,11 +35,17 @@ class Fleet:
         self._hosts = {h.name: h for h in hosts}
         self._configs = configs
         self._handles: dict[str, ActorHandle[HostActor]] = {}
+        self._looking: asyncio.Task[list[dict[str, Any]]] | None = None
 
     async def sync(self, host: str, call: str) -> str:
         """One call of the protocol, both ways as JSON. Raises HostDown, HostSilent."""
         with _as_ours():
             return str(await self._handles[host].sync.remote(call))
+
+    async def care(self, host: str, care: str) -> str:
+        """A person's call, both ways as JSON. Raises HostDown, HostSilent."""
+        with _as_ours():
+            return str(await self._handles[host].care.remote(care))
 
     async def ensure(self, host: str) -> None:
         """Finds the host's actor, or makes it. Raises HostDown, HostSilent.
@@ -53,6 +69,31 @@ class Fleet:
         handle = self._handles.pop(host, None)
         if handle is not None:
             ray.kill(handle, no_restart=True)
+
+    async def loss(self, host: str) -> Loss | None:
+        """What Ray knows of the host's end: that all its nodes are dead. None when it knows of none."""
+        selector = self._hosts[host].selector
+        if not selector:
+            return None
+        nodes = [node for node in await self._nodes() if selector.items() <= node["Labels"].items()]
+        if not nodes or any(node["Alive"] for node in nodes):
+            return None
+        return _loss(nodes[-1])
+
+    async def _nodes(self) -> list[dict[str, Any]]:
+        """Asked in a thread, by one at a time: a head that is gone answers nobody for long."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(asyncio.to_thread(ray.nodes))
+        await asyncio.wait({self._looking}, timeout=NODES_S)
+        is_known = self._looking.done() and self._looking.exception() is None
+        return self._looking.result() if is_known else []
+
+
+def _loss(node: Mapping[str, Any]) -> Loss:
+    if node["DeathReason"] == PREEMPTED:
+        return Loss(Kind.PREEMPTED, "it was preempted")
+    said = str(node["DeathReasonMessage"]).strip()
+    return Loss(Kind.RAYLET_LOST, f"its Ray node is dead{f': {said}' if said else ''}")
 
 
 @contextmanager

@@ -24,8 +24,9 @@ from core.visit import Visit
 
 # How long a call may wait on the host for something to say: a heartbeat that costs nothing.
 WAIT_S = 2.0
-# How much longer its answer may take: a thousand round trips, or a raylet that is busy starting something.
-ANSWER_S = 3.0
+# How much longer its answer may take: a thousand round trips, or a raylet that is busy starting something. With WAIT_S
+# it is how soon a host that is gone becomes suspect: below 5 s.
+ANSWER_S = 2.5
 # Two lost messages are bad luck.
 LOST_MISSES = 3
 # A host that is only restarting its actor (1-2 s), or a link that blinks, is back before.

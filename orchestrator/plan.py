@@ -9,19 +9,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from core.failures import MEANING, Blame, Kind, blame
+from core.failures import MEANING, Kind
 from core.ledger.snapshot import OpenBlock, OpenVisit, SeriesView, Snapshot
-from core.lifecycle import OPEN_VISITS, Arm, HostState, VisitState
+from core.lifecycle import OPEN_VISITS, TRANSITIONS, Arm, HostState, VisitState
 
 # The first jobs of a series failing alike say that the matrix is wrong, not the jobs: three, because two may share a
 # value by chance and four would cost a compile more to learn nothing.
 SAME_FAILURE = 3
 
-# A host that failed this many visits in a row without one useful run is set aside until a later probe.
-BAD_VISITS = 3
-
-# Waiting longer than this for any usable host helps nobody: the person should know.
-NO_HOST_S = 600.0
+# One job that failed on a host and passed elsewhere is bad luck; two are the host.
+BAD_JOBS = 2
 
 # A host with one of these may still take work, or take it again, without anyone's help.
 USABLE = frozenset({HostState.READY, HostState.BUSY, HostState.SUSPECT})
@@ -35,9 +32,8 @@ class HostView(NamedTuple):
     state: HostState
     reason: str = ""
     alive: frozenset[int] = frozenset()  # visits it says it executes
-    lost: bool = False  # enough fresh misses to give up on its visit
-    bad_visits: int = 0  # in a row, without a useful run
-    trouble: str = ""  # what the last of them said
+    loss: Kind | None = None  # what became of it, after enough fresh misses to give up on its visit
+    set_aside: str = ""  # why it should be quarantined
     not_before: float = 0.0  # backed off until then
 
 
@@ -50,6 +46,7 @@ class World(NamedTuple):
     stopping: bool = False
     exclusive: bool = True  # one timing visit per machine at a time
     unusable_since: float | None = None  # since when no host was usable
+    no_host_s: float = 600.0  # waiting longer than this for any usable host helps nobody
 
 
 class Assign(NamedTuple):
@@ -65,6 +62,7 @@ class Close(NamedTuple):
 
 class Lose(NamedTuple):
     visit: int
+    host: str
     kind: Kind
     why: str
 
@@ -75,6 +73,7 @@ class TakeBack(NamedTuple):
 
 
 class Pause(NamedTuple):
+    series: int
     experiment: str
     why: str
 
@@ -120,7 +119,7 @@ def plan(world: World, now: float) -> list[Effect]:
             effects.append(Finish())
         elif not ready:
             effects.append(Finish(paused=_paused_sentence(world, held_up)))
-        elif world.unusable_since is not None and now - world.unusable_since >= NO_HOST_S:
+        elif world.unusable_since is not None and now - world.unusable_since >= world.no_host_s:
             effects.append(Finish(blocked=_no_host_sentence(world)))
     return effects
 
@@ -167,9 +166,9 @@ def _visits(world: World) -> Iterator[Effect]:
         host = world.hosts.get(visit.host)
         if visit.state in OPEN_VISITS:
             if host is None:
-                yield Lose(visit.id, Kind.HOST_LOST, f"{visit.host} is not in this pool")
-            elif host.lost:
-                yield Lose(visit.id, Kind.HOST_LOST, f"{visit.host}: {host.reason}")
+                yield Lose(visit.id, visit.host, Kind.HOST_LOST, f"{visit.host} is not in this pool")
+            elif host.loss is not None:
+                yield Lose(visit.id, visit.host, host.loss, f"{visit.host}: {host.reason}")
         elif (
             visit.state is VisitState.LOST
             and host is not None
@@ -184,20 +183,24 @@ def _visits(world: World) -> Iterator[Effect]:
 
 def _quarantines(world: World) -> Iterator[Quarantine]:
     for host in world.hosts.values():
-        if host.bad_visits >= BAD_VISITS and host.state in {HostState.READY, HostState.BUSY}:
-            yield Quarantine(host.name, f"{host.bad_visits} visits in a row failed there: {host.trouble}")
+        if HostState.QUARANTINED not in TRANSITIONS[host.state]:
+            continue
+        jobs = world.ledger.blamed.get(host.name, frozenset())
+        if host.set_aside:
+            yield Quarantine(host.name, host.set_aside)
+        elif len(jobs) >= BAD_JOBS:
+            yield Quarantine(host.name, f"{len(jobs)} jobs failed there that passed elsewhere")
 
 
 def _pauses(world: World) -> Iterator[Pause]:
+    """A cause common to the first jobs is the matrix' own. Asked once: whoever lets it go on knows."""
     for series in world.ledger.series.values():
         first = series.verdicts[:SAME_FAILURE]
-        alike = len(first) == SAME_FAILURE and len(set(first)) == 1 and first[0] is not None
-        if alike and len(series.verdicts) == SAME_FAILURE and not series.paused and _in_scope(world, series.experiment):
-            kind = first[0]
-            assert kind is not None
-            if blame(kind) is not Blame.HOST:
-                why = f"its first {SAME_FAILURE} jobs all failed with {kind}: {MEANING[kind].advice}"
-                yield Pause(series.experiment, why)
+        kind = first[0] if len(first) == SAME_FAILURE and len(set(first)) == 1 else None
+        if kind is None or series.alarmed or series.paused or not _in_scope(world, series.experiment):
+            continue
+        why = f"its first {SAME_FAILURE} jobs all failed with {kind}: {MEANING[kind].advice}"
+        yield Pause(series.id, series.experiment, why)
 
 
 def _assign(
@@ -210,7 +213,11 @@ def _assign(
     free = {
         h.name: h
         for h in world.hosts.values()
-        if h.state is HostState.READY and now >= h.not_before and h.name not in occupied and not h.alive and not h.lost
+        if h.state is HostState.READY
+        and now >= h.not_before
+        and h.name not in occupied
+        and not h.alive
+        and h.loss is None
     }
     usable = {h.name for h in world.hosts.values() if h.state in USABLE}
     for block in ready:
@@ -235,4 +242,5 @@ def _paused_sentence(world: World, held_up: list[OpenBlock]) -> str:
 
 def _no_host_sentence(world: World) -> str:
     hosts = "; ".join(f"{h.name} is {h.state}{f' ({h.reason})' if h.reason else ''}" for h in world.hosts.values())
-    return f"no usable host for {NO_HOST_S / 60:.0f} minutes: {hosts or 'the pool has no hosts'}"
+    waited = f"{world.no_host_s / 60:.0f} minutes" if world.no_host_s >= 90 else f"{world.no_host_s:g} s"
+    return f"no usable host for {waited}: {hosts or 'the pool has no hosts'}; `hillclimb pool check` looks at them"

@@ -71,8 +71,17 @@ async def _drive(
     # an attached host may be another machine: its own home, unless this one was told otherwise
     told = isinstance(pool, LocalPool) or "HILLCLIMB_STATE" in os.environ
     state = state_dir() if told else Path("~/.local/state/hillclimb")
-    configs = {h.name: HostConfig(host=h.name, state=str(state / "hosts" / h.name), target=h.target) for h in hosts}
-    drive = Drive(ledger, hosts, Fleet(hosts, configs), progress, code_hash(), scope, pool.exclusive)
+    configs = {
+        h.name: HostConfig(
+            host=h.name,
+            state=str(state / "hosts" / h.name),
+            target=h.target,
+            orphan_s=pool.orphan_s,
+            kill_foreign=pool.kill_foreign,
+        )
+        for h in hosts
+    }
+    drive = Drive(ledger, hosts, Fleet(hosts, configs), progress, code_hash(), scope, pool)
     caught: list[signal.Signals] = []
 
     def on_signal(number: signal.Signals) -> None:

@@ -1,6 +1,7 @@
 """What can be wrong with a ledger as a file, or with what is asked of it: each says which, and what to do."""
 
 from core.errors import HillclimbError
+from core.ledger.stopped import stopped_advice
 
 
 class LedgerError(HillclimbError):
@@ -13,10 +14,9 @@ class LedgerHeld(LedgerError):
     exit_code = 6
 
     def __init__(self, path: object, who: str, pid: int, machine: str, since: str) -> None:
-        super().__init__(
-            f"{path} is held by {who} (pid {pid} on {machine}, since {since}): wait for its end, or stop that "
-            f"process; what `queue`, `cancel`, `retry`, `pause` and `resume` ask reaches it meanwhile"
-        )
+        reached = "what `queue`, `cancel`, `retry`, `pause` and `resume` ask reaches it meanwhile"
+        advice = stopped_advice(pid, machine) or f"wait for its end, or end that process; {reached}"
+        super().__init__(f"{path} is held by {who} (pid {pid} on {machine}, since {since}): {advice}")
         self.who = who
         self.pid = pid
         self.machine = machine

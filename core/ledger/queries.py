@@ -248,11 +248,21 @@ def open_visits(db: sqlite3.Connection) -> list[OpenVisit]:
     return visits
 
 
-def unusable_hosts(db: sqlite3.Connection) -> dict[str, str]:
-    """host -> why its last probe was not clean. Empty as soon as one host's was, or none was ever probed."""
-    query = "SELECT host, clean, reason FROM probe WHERE id IN (SELECT max(id) FROM probe GROUP BY host)"
-    probes = db.execute(query).fetchall()
-    return {} if any(row["clean"] for row in probes) else {row["host"]: row["reason"] for row in probes}
+class Condition(NamedTuple):
+    """How a host stands with the controller that drives, or drove, this ledger. `state`: a core.lifecycle.HostState."""
+
+    host: str
+    state: str
+    reason: str
+    since_ns: int
+
+
+def conditions(db: sqlite3.Connection) -> list[Condition]:
+    """Of the hosts of the newest controller that had any. It wrote one of each when it began."""
+    query = """SELECT host, state, reason, since_ns FROM condition WHERE since_ns >=
+               (SELECT max(began_at_ns) FROM controller WHERE began_at_ns <= (SELECT max(since_ns) FROM condition))
+               ORDER BY host"""
+    return [Condition(*row) for row in db.execute(query)]
 
 
 def unanswered(db: sqlite3.Connection) -> list[sqlite3.Row]:

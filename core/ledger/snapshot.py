@@ -32,7 +32,6 @@ class OpenVisit(NamedTuple):
     experiment: str
     host: str
     state: VisitState
-    kind: Kind | None = None  # why it is lost
 
 
 class SeriesView(NamedTuple):
@@ -45,11 +44,14 @@ class SeriesView(NamedTuple):
     verdicts: tuple[Kind | None, ...]
     measured: frozenset[str]
     failed: frozenset[str]
+    alarmed: bool = False  # it was paused once because its first jobs failed alike
 
 
 class Snapshot(NamedTuple):
-    """`blocks` in queue order: priority, put in front, first queued, ordinal, group."""
+    """`blocks` in queue order: priority, put in front, first queued, ordinal, group. `blamed`: host -> the jobs that
+    failed there ambiguously and ran well on another host afterwards, as far as they still count against it."""
 
     blocks: tuple[OpenBlock, ...]
     visits: tuple[OpenVisit, ...]
     series: Mapping[int, SeriesView]
+    blamed: Mapping[str, frozenset[str]] = {}

@@ -74,6 +74,8 @@ def retry(tx: Transaction, experiment: str, where: Mapping[str, str]) -> str:
     blocks = Measure.model_validate_json(tx.one("SELECT measure FROM series WHERE id = :s", s=series).measure).blocks
     made = fill(tx, series, _groups(tx, series), blocks, skip)
     resumed = tx.change("UPDATE experiment SET paused = NULL WHERE id = :e AND paused IS NOT NULL", e=experiment)
+    if forgiven:
+        tx.change("DELETE FROM alarm WHERE series = :s", s=series)
     if not (forgiven or made or resumed):
         return f"{experiment}: nothing to retry: no job failed for good or was cancelled"
     tx.note("retried", f"{experiment}: {len(forgiven)} jobs forgiven, {made} blocks made")

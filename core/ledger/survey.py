@@ -1,8 +1,9 @@
 """The ledger as a controller sees it before it decides: rows into a `Snapshot`."""
 
 from collections import defaultdict
+from typing import NamedTuple
 
-from core.failures import Kind
+from core.failures import Blame, Kind, blame
 from core.ledger.blocks import parse_slots
 from core.ledger.memory import standing
 from core.ledger.snapshot import OpenBlock, OpenVisit, SeriesView, Snapshot
@@ -18,7 +19,7 @@ ORDER BY e.priority DESC, b.front DESC, e.queued_at_ns, s.id, b.ordinal, b.id
 
 # A lost visit whose spool is gone has ended: it cannot come back.
 _VISITS = """
-SELECT v.id, v.block, s.experiment, v.host, v.state, v.kind
+SELECT v.id, v.block, s.experiment, v.host, v.state
 FROM visit v INDEXED BY visit_not_over JOIN block b ON b.id = v.block JOIN series s ON s.id = b.series
 WHERE v.ended_at_ns IS NULL
 AND (v.state IN ('leased', 'running') OR v.state = 'lost' AND b.accepted_visit IS NULL AND b.closed IS NULL)
@@ -32,20 +33,42 @@ GROUP BY b.series, b.grp, v.host
 """
 
 _NEWEST_SERIES = """
-SELECT s.id, s.experiment, e.paused FROM series s JOIN experiment e ON e.id = s.experiment
+SELECT s.id, s.experiment, e.paused, a.series IS NOT NULL AS alarmed
+FROM series s JOIN experiment e ON e.id = s.experiment LEFT JOIN alarm a ON a.series = s.id
 WHERE s.ordinal = (SELECT MAX(ordinal) FROM series WHERE experiment = s.experiment) ORDER BY s.id
 """
 
+# CROSS JOIN: from the few failed runs outwards, as in `core.ledger.memory`
+_BLAMED = f"""
+SELECT DISTINCT v.host, r.job FROM run r CROSS JOIN visit v ON v.id = r.visit CROSS JOIN block b ON b.id = v.block
+LEFT JOIN condition c ON c.host = v.host
+WHERE r.outcome = 'failed' AND r.kind IN ({", ".join(repr(str(k)) for k in Kind if blame(k) is Blame.AMBIGUOUS)})
+AND v.id > COALESCE(c.trusted_from, 0) AND v.ended_at_ns IS NOT NULL
+AND EXISTS (
+    SELECT 1 FROM run g JOIN visit w ON w.id = g.visit JOIN block d ON d.id = w.block
+    WHERE g.job = r.job AND g.outcome IN ('ok', 'checked') AND d.series = b.series AND w.host <> v.host
+    AND w.ended_at_ns > v.ended_at_ns
+)
+"""
 
-def survey(tx: Transaction, views: dict[int, SeriesView]) -> Snapshot:
-    """What is open now, and how the newest series of every experiment stand.
 
-    `views`: series whose runs have not changed since they were looked at; those looked at now are added.
+class Views(NamedTuple):
+    """What was found out about runs, and stands until more of them end."""
+
+    series: dict[int, SeriesView]
+    blamed: dict[str, frozenset[str]]
+
+
+def survey(tx: Transaction, views: Views | None) -> tuple[Snapshot, Views]:
+    """What is open now, and how the newest series of every experiment and the hosts stand.
+
+    `views`: what the last survey found, when no run has ended since; what is found now is given back.
     """
+    views = views or Views({}, _blamed(tx))
     measured_by: dict[tuple[int, str], dict[str, int]] = defaultdict(dict)
     for series, grp, host, blocks in tx.all(_MEASURED_BY):
         measured_by[series, grp][host] = blocks
-    return Snapshot(
+    snapshot = Snapshot(
         blocks=tuple(
             OpenBlock(
                 id=row.id,
@@ -61,19 +84,28 @@ def survey(tx: Transaction, views: dict[int, SeriesView]) -> Snapshot:
             for row in tx.all(_BLOCKS)
         ),
         visits=tuple(
-            OpenVisit(
-                row.id, row.block, row.experiment, row.host, VisitState(row.state), Kind(row.kind) if row.kind else None
-            )
-            for row in tx.all(_VISITS)
+            OpenVisit(row.id, row.block, row.experiment, row.host, VisitState(row.state)) for row in tx.all(_VISITS)
         ),
-        series={row.id: _view(tx, row.id, row.experiment, row.paused, views) for row in tx.all(_NEWEST_SERIES)},
+        series={
+            row.id: _view(tx, row.id, row.experiment, views)._replace(paused=row.paused, alarmed=bool(row.alarmed))
+            for row in tx.all(_NEWEST_SERIES)
+        },
+        blamed=views.blamed,
     )
+    return snapshot, views
 
 
-def _view(
-    tx: Transaction, series: int, experiment: str, paused: str | None, views: dict[int, SeriesView]
-) -> SeriesView:
-    if series not in views:
+def _view(tx: Transaction, series: int, experiment: str, views: Views) -> SeriesView:
+    if series not in views.series:
         stand = standing(tx, series)
-        views[series] = SeriesView(series, experiment, paused, stand.verdicts, stand.measured, stand.history.failed)
-    return views[series]._replace(paused=paused)
+        views.series[series] = SeriesView(
+            series, experiment, None, stand.verdicts, stand.measured, stand.history.failed
+        )
+    return views.series[series]
+
+
+def _blamed(tx: Transaction) -> dict[str, frozenset[str]]:
+    jobs: dict[str, set[str]] = defaultdict(set)
+    for host, job in tx.all(_BLAMED):
+        jobs[host].add(job)
+    return {host: frozenset(those) for host, those in jobs.items()}

@@ -95,6 +95,15 @@ class Job(Table, table=True):
     spec: str = Field(description="JSON of the whole job, defaults included")
 
 
+class Alarm(Table, table=True):
+    """The first jobs of a series failed alike and its experiment was paused for it: that is asked once."""
+
+    __tablename__ = "alarm"
+    __table_args__ = STRICT
+    series: int = Field(primary_key=True, foreign_key="series.id")
+    raised_at_ns: int
+
+
 class Forgiven(Table, table=True):
     """`retry` was asked for: what a job did in visits up to this one no longer counts against it in this series."""
 

@@ -25,10 +25,11 @@ from core.ledger.ingest import Ingested, ingest
 from core.ledger.lock import DeciderLock
 from core.ledger.paths import check_place
 from core.ledger.settling import EndedRun, EndedVisit
-from core.ledger.snapshot import SeriesView, Snapshot
-from core.ledger.survey import survey
+from core.ledger.snapshot import Snapshot
+from core.ledger.survey import Views, survey
 from core.ledger.tables import Controller, LedgerRow, Spool
 from core.ledger.transaction import CONTROLLER_SPOOL, Transaction, explain
+from core.lifecycle import HostState
 from core.matrix import Expansion
 from core.visit import Deadlines, Target, Visit
 
@@ -56,7 +57,7 @@ class Ledger:
         self._db = db
         self._cleanup = cleanup
         self._clock = clock
-        self._views: dict[int, SeriesView] = {}
+        self._views: Views | None = None
         driver = db.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         self._driver = driver
@@ -100,7 +101,8 @@ class Ledger:
 
     def snapshot(self) -> Snapshot:
         with self._transaction() as tx:
-            return survey(tx, self._views)
+            snapshot, self._views = survey(tx, self._views)
+            return snapshot
 
     def close_blocks(self, ids: Iterable[int], why: str) -> int:
         """Closes those that are open; how many. `why` begins with cancelled, poisoned or dropped."""
@@ -145,9 +147,27 @@ class Ledger:
                 now=tx.now_ns,
             )
 
+    def see_condition(self, host: str, state: HostState, reason: str) -> None:
+        """What its controller makes of a host now. One that is set aside has paid for what it did before."""
+        with self._transaction() as tx:
+            trusted_from = tx.one("SELECT COALESCE(MAX(id), 0) AS visit FROM visit").visit
+            tx.change(
+                "INSERT INTO condition (host, state, reason, since_ns, trusted_from) "
+                "VALUES (:host, :state, :reason, :now, 0) ON CONFLICT DO UPDATE SET "
+                "state = excluded.state, reason = excluded.reason, since_ns = excluded.since_ns",
+                host=host,
+                state=state.value,
+                reason=reason,
+                now=tx.now_ns,
+            )
+            if state is HostState.QUARANTINED:
+                self._views = None
+                tx.change("UPDATE condition SET trusted_from = :v WHERE host = :host", v=trusted_from, host=host)
+                tx.note("quarantined", reason, host)
+
     def new_spool(self, host: str, spool_id: str) -> tuple[int, ...]:
         """A host names the spool it writes; the visits that are lost with the one before."""
-        self._views.clear()
+        self._views = None
         with self._transaction() as tx:
             return visits.new_spool(tx, host, spool_id)
 
@@ -166,7 +186,7 @@ class Ledger:
         with self._transaction() as tx:
             stored = ingest(tx, spool_id, host, entries)
         if any(isinstance(entry.body, RunEnded | VisitEnded) for entry in entries):
-            self._views.clear()
+            self._views = None
         return stored
 
     def note(self, what: str, why: str, host: str | None = None, visit: int | None = None) -> None:
@@ -180,6 +200,12 @@ class Ledger:
         with self._transaction() as tx:
             return steering.pause(tx, experiment, reason)
 
+    def alarm(self, series: int, experiment: str, reason: str) -> None:
+        """Pauses the experiment because the first jobs of its series failed alike; a series does so once."""
+        with self._transaction() as tx:
+            steering.pause(tx, experiment, reason)
+            tx.change("INSERT INTO alarm (series, raised_at_ns) VALUES (:s, :now)", s=series, now=tx.now_ns)
+
     def resume(self, experiment: str) -> str:
         with self._transaction() as tx:
             return steering.resume(tx, experiment)
@@ -191,7 +217,7 @@ class Ledger:
 
     def retry(self, experiment: str, where: Mapping[str, str]) -> str:
         """Raises UnknownExperiment."""
-        self._views.clear()
+        self._views = None
         with self._transaction() as tx:
             return steering.retry(tx, experiment, where)
 

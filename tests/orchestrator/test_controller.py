@@ -13,7 +13,7 @@ from core.code import code_hash
 from core.ledger.writer import Ledger, OnChange
 from core.matrix import expand
 from core.visit import Target
-from infra.pool import HostSpec
+from infra.pool import HostSpec, LocalPool
 from orchestrator.controller import Drive, HostDown, HostSilent
 from orchestrator.progress import Progress
 from tests.orchestrator.test_end_to_end import rows
@@ -67,6 +67,9 @@ class Wire:
         if dead is not None:
             self._dying = asyncio.create_task(dead.close())
 
+    async def loss(self, _: str) -> None:
+        return None
+
     async def close(self) -> None:
         if self._service is not None:
             await self._service.close()
@@ -85,7 +88,7 @@ class Shell:
     async def drive(self) -> None:
         progress = Progress(Console(file=self.said), time.monotonic)
         hosts = [HostSpec(name="h", machine="m", target=Target(), selector={})]
-        drive = Drive(self._ledger, hosts, self.wire, progress, code_hash(), {"driven"}, True)
+        drive = Drive(self._ledger, hosts, self.wire, progress, code_hash(), {"driven"}, LocalPool())
         async with asyncio.timeout(90):
             finish = await drive.run()
         assert (finish.blocked, finish.paused) == ("", "")

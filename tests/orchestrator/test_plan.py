@@ -7,8 +7,6 @@ from core.failures import Kind
 from core.ledger.snapshot import OpenBlock, OpenVisit, SeriesView, Snapshot
 from core.lifecycle import Arm, HostState, VisitState
 from orchestrator.plan import (
-    BAD_VISITS,
-    NO_HOST_S,
     Assign,
     Close,
     Finish,
@@ -95,9 +93,9 @@ def test_plan_with_an_open_visit_assigns_neither_its_block_nor_its_host():
 
 
 def test_plan_with_a_lost_host_gives_its_visit_up():
-    lost = host(state=HostState.UNKNOWN, lost=True, reason="silent")
+    lost = host(state=HostState.UNKNOWN, loss=Kind.RAYLET_LOST, reason="silent")
     effects = plan(world([block()], [lost], [OpenVisit(3, 1, "x", "h", VisitState.RUNNING)]), now=0)
-    assert [(e.visit, e.kind) for e in effects if isinstance(e, Lose)] == [(3, Kind.HOST_LOST)]
+    assert [(e.visit, e.kind) for e in effects if isinstance(e, Lose)] == [(3, Kind.RAYLET_LOST)]
 
 
 def test_plan_with_a_host_that_left_the_pool_gives_its_visit_up():
@@ -107,7 +105,7 @@ def test_plan_with_a_host_that_left_the_pool_gives_its_visit_up():
 
 def test_plan_with_a_lost_visit_that_is_alive_takes_it_back():
     alive = host(state=HostState.BUSY, alive=frozenset({3}))
-    lost = OpenVisit(3, 1, "x", "h", VisitState.LOST, Kind.HOST_LOST)
+    lost = OpenVisit(3, 1, "x", "h", VisitState.LOST)
     assert plan(world([block()], [alive], [lost]), now=0) == [TakeBack(3, "h")]
 
 
@@ -117,11 +115,23 @@ def test_plan_with_a_lost_visit_whose_block_is_measured_elsewhere_leaves_it():
     assert plan(world([block()], [alive, host("b", state=HostState.BUSY)], visits), now=0) == []
 
 
-def test_plan_with_too_many_bad_visits_quarantines_the_host():
-    bad = host(bad_visits=BAD_VISITS, trouble="the runner died")
-    (quarantine,) = plan(world([block()], [bad]), now=0)
-    assert isinstance(quarantine, Quarantine)
-    assert "the runner died" in quarantine.why
+def test_plan_with_a_host_to_be_set_aside_quarantines_it_and_assigns_it_nothing():
+    (quarantine,) = plan(world([block()], [host(set_aside="the runner died")]), now=0)
+    assert quarantine == Quarantine("h", "the runner died")
+
+
+def test_plan_with_a_host_that_failed_two_jobs_which_passed_elsewhere_quarantines_it():
+    def with_jobs(*jobs):
+        asked = world([], [host()])
+        return plan(asked._replace(ledger=asked.ledger._replace(blamed={"h": frozenset(jobs)})), now=0)
+
+    assert with_jobs("a") == [Finish()]
+    (quarantine,) = with_jobs("a", "b")
+    assert quarantine == Quarantine("h", "2 jobs failed there that passed elsewhere")
+
+
+def test_plan_with_a_host_that_cannot_be_set_aside_now_waits_for_it():
+    assert plan(world([block()], [host(state=HostState.UNKNOWN, set_aside="bad")]), now=0) == []
 
 
 def test_plan_when_the_first_jobs_fail_alike_pauses_and_assigns_nothing():
@@ -129,6 +139,18 @@ def test_plan_when_the_first_jobs_fail_alike_pauses_and_assigns_nothing():
     effects = plan(world([block()], [host()], all_series=[alike]), now=0)
     assert [e.experiment for e in effects if isinstance(e, Pause)] == ["x"]
     assert assigned(effects) == []
+
+
+def test_plan_when_more_jobs_than_the_first_fail_alike_at_once_pauses_too():
+    alike = series(verdicts=[Kind.USER_ERROR] * 6, failed={"a", "b", "c"})
+    effects = plan(world([block()], [host()], all_series=[alike]), now=0)
+    assert [e.series for e in effects if isinstance(e, Pause)] == [1]
+    assert "change them in the matrix" in effects[0].why
+
+
+def test_plan_of_a_series_that_was_paused_for_it_before_goes_on():
+    alike = series(verdicts=[Kind.USER_ERROR] * 3, failed={"a", "b", "c"})._replace(alarmed=True)
+    assert assigned(plan(world([block()], [host()], all_series=[alike]), now=0)) == [(1, "h")]
 
 
 def test_plan_when_the_first_jobs_fail_differently_goes_on():
@@ -152,8 +174,8 @@ def test_plan_without_a_usable_host_gives_up_after_ten_minutes_and_says_why():
         gone = host(state=HostState.QUARANTINED, reason="busy")
         return plan(world([block()], [gone], unusable_since=0.0), now=now)
 
-    assert waiting(NO_HOST_S - 1) == []
-    (finish,) = waiting(NO_HOST_S)
+    assert waiting(599) == []
+    (finish,) = waiting(600)
     assert isinstance(finish, Finish)
     assert "quarantined" in finish.blocked
     assert "busy" in finish.blocked
