@@ -359,6 +359,8 @@ class Drive:
                 for visit in self._ledger.new_spool(name, spool_id):
                     self._progress.say(f"visit {visit} is lost: {name} has no record of it any more")
                 link.adopted(spool_id, self._ledger.acked(spool_id))
+                # what was lost with the spool must not be in the next call: the new spool does not know that it began
+                self._desire(self._ledger.snapshot())
             case Held():
                 desk.on_observation(reply, now)
             case Replace(protocol):

@@ -172,6 +172,7 @@ def _visits(world: World) -> Iterator[Effect]:
         elif (
             visit.state is VisitState.LOST
             and host is not None
+            and host.loss is None
             and visit.id in host.alive
             and visit.block not in measured_elsewhere
             and visit.host not in busy_hosts

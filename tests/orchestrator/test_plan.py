@@ -109,6 +109,11 @@ def test_plan_with_a_lost_visit_that_is_alive_takes_it_back():
     assert plan(world([block()], [alive], [lost]), now=0) == [TakeBack(3, "h")]
 
 
+def test_plan_with_a_lost_visit_its_lost_host_last_said_to_be_alive_leaves_it():
+    silent = host(state=HostState.UNKNOWN, loss=Kind.HOST_LOST, alive=frozenset({3}))
+    assert plan(world([block()], [silent], [OpenVisit(3, 1, "x", "h", VisitState.LOST)]), now=0) == []
+
+
 def test_plan_with_a_lost_visit_whose_block_is_measured_elsewhere_leaves_it():
     alive = host("a", state=HostState.BUSY, alive=frozenset({3}))
     visits = [OpenVisit(3, 1, "x", "a", VisitState.LOST), OpenVisit(4, 1, "x", "b", VisitState.RUNNING)]
