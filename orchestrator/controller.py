@@ -373,15 +373,21 @@ class Drive:
 
     def _tell(self, name: str) -> None:
         """Records a change of a host's condition, says it once when it is for the worse, asks for what follows."""
+        if self._mode is not Mode.RUN:
+            return  # a host that is being let go says that it drains: that is no condition of it
         desk = self._desks[name]
         self._record(name)
-        if self._mode is Mode.RUN and desk.mode is not self._asked_for[name]:
+        if desk.mode is not self._asked_for[name]:
             self._poked[name].set()
-        ill = desk.reason and desk.state not in {HostState.READY, HostState.BUSY} and self._mode is Mode.RUN
-        said = f"{name} is {desk.state}: {desk.reason}" if ill else ""
-        if said and self._told.get(name) != said:
+        is_well = desk.state in {HostState.READY, HostState.BUSY}
+        said = "" if is_well or not desk.reason else f"{name} is {desk.state}: {desk.reason}"
+        before = self._told.get(name, "")
+        if said and said != before:
             self._progress.say(said)
-        self._told[name] = said
+        elif before and is_well:
+            self._progress.say(f"{name} is ready again")
+        if said or is_well:
+            self._told[name] = said
 
     def _record(self, name: str) -> None:
         """Writes down how a host stands; that it has a visit, the visits themselves tell."""

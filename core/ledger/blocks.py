@@ -73,7 +73,7 @@ def close_blocks(tx: Transaction, ids: Iterable[int], why: str) -> int:
         closed += 1
         tx.note("closed", f"block {block}: {why}")
         tx.change(
-            "UPDATE visit SET state = 'cancelled', kind = NULL, reason = :why, "
+            "UPDATE visit SET state = 'cancelled', kind = 'cancelled', reason = :why, "
             "ended_at_ns = :now, ended_epoch = :epoch WHERE block = :b AND state IN ('leased', 'running', 'lost')",
             why=why,
             now=tx.now_ns,

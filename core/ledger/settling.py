@@ -55,9 +55,10 @@ def end_visit(tx: Transaction, visit: int, said: VisitEnded) -> EndedVisit:
     )
     runs = tx.all("SELECT id, slot, job, outcome, kind FROM run WHERE visit = :v ORDER BY slot", v=visit)
     state = VisitState(said.state)
+    kind = Kind.CANCELLED if state is VisitState.CANCELLED else said.kind
     settlement = None
     if row.accepted_visit is not None:
-        state = VisitState.SUPERSEDED
+        state, kind = VisitState.SUPERSEDED, Kind.SUPERSEDED
         tx.note("superseded", f"visit {row.accepted_visit} of block {row.block} ended first", row.host, visit)
     elif row.closed is None and (state is VisitState.FINISHED or not _rival(tx, row)):
         settlement = _settle(tx, row, runs)
@@ -67,7 +68,7 @@ def end_visit(tx: Transaction, visit: int, said: VisitEnded) -> EndedVisit:
         "WHERE id = :v",
         v=visit,
         state=state.value,
-        kind=said.kind,
+        kind=kind,
         reason=said.reason,
         now=tx.now_ns,
         epoch=tx.epoch,
@@ -79,7 +80,7 @@ def end_visit(tx: Transaction, visit: int, said: VisitEnded) -> EndedVisit:
         host=row.host,
         experiment=row.experiment,
         state=state,
-        kind=said.kind,
+        kind=kind,
         reason=said.reason,
         accepted=settlement is not None and settlement.accept,
         make_up=make_up,

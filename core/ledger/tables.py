@@ -236,7 +236,7 @@ class Visit(Table, table=True):
     ended_epoch: int | None = Field(default=None, description="the controller that heard of its end")
     state: str
     slot_order: str = Field(description="JSON list: the slots in the order of execution")
-    kind: str | None = Field(default=None, description="of the failure, for failed and lost")
+    kind: str | None = Field(default=None, description="why it is not finished; of core.failures.Kind")
     reason: str = ""
     leased_at_ns: int
     ended_at_ns: int | None = Field(default=None, description="when it was over; a lost one is not, until its spool is")

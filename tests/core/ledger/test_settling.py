@@ -106,7 +106,8 @@ def test_lost_visit_that_finishes_first_wins_and_the_other_is_superseded(lab: La
     other = lab.lease("h2", block)
     assert lab.end("h1", lost, {0: "ok", 1: "ok", 2: "ok"}).accepted
     late = lab.end("h2", other, {0: "ok", 1: "ok", 2: "ok"})
-    assert (late.state, late.accepted, late.make_up) == (VisitState.SUPERSEDED, False, None)
+    assert (late.state, late.kind, late.accepted) == (VisitState.SUPERSEDED, Kind.SUPERSEDED, False)
+    assert late.make_up is None
     assert lab.rows("SELECT accepted_visit FROM block WHERE id = ?", block) == [(lost,)]
     assert lab.rows("SELECT outcome FROM run WHERE visit = ?", other) == [("ok",)] * 3
 
@@ -125,7 +126,7 @@ def test_lost_visit_cut_short_does_not_take_the_block_from_the_one_under_way(lab
 def test_visit_stopped_by_its_controller_keeps_what_it_measured(lab: Lab) -> None:
     lab.queue()
     ended = lab.end("h1", lab.lease("h1"), {0: "ok", 1: "ok"}, "cancelled")
-    assert ended.state is VisitState.CANCELLED
+    assert (ended.state, ended.kind) == (VisitState.CANCELLED, Kind.CANCELLED)
     assert ended.accepted and ended.make_up is not None
 
 
