@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from core.code import code_hash
+from core.ledger.requests import ask
 from core.ledger.writer import Ledger, OnChange
 from core.matrix import expand
 from core.visit import Target
@@ -91,6 +92,7 @@ class Shell:
         drive = Drive(self._ledger, hosts, self.wire, progress, code_hash(), {"driven"}, LocalPool())
         async with asyncio.timeout(90):
             finish = await drive.run()
+            await drive.release()
         assert (finish.blocked, finish.paused) == ("", "")
         await self.wire.close()
 
@@ -148,3 +150,46 @@ async def test_drive_with_a_dead_actor_makes_another_and_measures_its_block_agai
     assert shell.wire.made == 2
     assert shell.rows("SELECT state, kind FROM visit ORDER BY id")[0] == ("failed", "worker_lost")
     assert shell.rows("SELECT count(*) FROM block WHERE accepted_visit ISNULL") == [(0,)]
+
+
+def _cancel_when(shell: Shell, query: str, silent: bool = False) -> Callable[[], Exception | None]:
+    """Somebody cancels the experiment once `query` has rows; until that is done the host may be `silent`."""
+    asked = False
+
+    def fault() -> Exception | None:
+        nonlocal asked
+        if not asked and shell.rows(query):
+            asked = True
+            ask(shell.path, "cancel", {"experiment": "driven", "where": {}}, "somebody")
+        waits = asked and shell.rows("SELECT id FROM request WHERE answer ISNULL")
+        return HostSilent("it is slow") if silent and waits else None
+
+    return fault
+
+
+async def test_drive_whose_visit_is_cancelled_before_its_host_heard_of_it_never_begins_it(shell: Shell) -> None:
+    shell.wire.fault = _cancel_when(shell, "SELECT id FROM visit WHERE state = 'leased'", silent=True)
+    await shell.drive()
+    assert shell.rows("SELECT state, kind FROM visit") == [("cancelled", "cancelled")]
+    assert shell.rows("SELECT count(*) FROM event WHERE event = 'visit_began'") == [(0,)]
+    assert shell.rows("SELECT count(*) FROM block WHERE closed LIKE 'cancelled%'") == [(2,)]
+
+
+async def test_drive_whose_visit_is_cancelled_while_it_runs_stops_its_runner(shell: Shell) -> None:
+    shell.wire.fault = _cancel_when(shell, "SELECT visit FROM event WHERE event = 'runner_began'")
+    await shell.drive()
+    assert shell.rows("SELECT state, kind FROM visit") == [("cancelled", "cancelled")]
+    ends = "SELECT json_extract(body, '$.state') FROM event WHERE event = 'visit_ended'"
+    assert shell.rows(ends) == [("cancelled",)]
+    (status,) = shell.rows("SELECT json_extract(body, '$.exit_status') FROM event WHERE event = 'runner_exited'")
+    assert status == ("signal 15 (SIGTERM)",)
+    assert "stopped" in {outcome for (outcome,) in shell.rows("SELECT outcome FROM run")}
+
+
+async def test_drive_cancelled_after_a_visit_s_end_keeps_what_it_measured(shell: Shell) -> None:
+    shell.wire.fault = _cancel_when(shell, "SELECT id FROM visit WHERE state = 'finished'")
+    await shell.drive()
+    assert shell.rows("SELECT state FROM visit WHERE id = 1") == [("finished",)]
+    assert shell.rows("SELECT count(*) FROM block WHERE accepted_visit = 1") == [(1,)]
+    assert shell.rows("SELECT count(*) FROM block WHERE closed LIKE 'cancelled%'") == [(1,)]
+    assert shell.rows("SELECT DISTINCT outcome FROM run WHERE visit = 1") == [("ok",)]
