@@ -30,6 +30,9 @@ from orchestrator.progress import Progress, visit_line
 # How often the ledger is looked at for requests of other processes, and backed-off hosts for their time.
 TICK_S = 0.5
 
+# How often a host that obeys another ledger is asked whether it still does: it answers at once.
+HELD_S = 1.0
+
 # Looking for an actor counts as one unanswered call after this long, and again.
 ENSURE_S = 5.0
 
@@ -314,8 +317,7 @@ class Drive:
             await asyncio.wait({reply, poke}, timeout=call.wait_s + ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
             poke.cancel()
             if reply.done():
-                if not self._hear(name, Observation.model_validate_json(reply.result())):
-                    await asyncio.sleep(TICK_S)
+                await asyncio.sleep(self._hear(name, Observation.model_validate_json(reply.result())))
                 continue
             # the answer of an older call, should it still come, is nobody's business
             reply.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -339,11 +341,12 @@ class Drive:
         self._tell(name)
         self._wake.set()
 
-    def _hear(self, name: str, reply: Observation) -> bool:
-        """Folds an answer in: events into the ledger first, then the host's state. Returns whether it said anything.
+    def _hear(self, name: str, reply: Observation) -> float:
+        """Folds an answer in: events into the ledger first, then the host's state. Raises HostDown.
 
-        Raises HostDown.
+        Returns how many seconds to wait before the next call: a host that has nothing to say to us says so at once.
         """
+        wait_s = 0.0
         link, desk, now = self._links[name], self._desks[name], self._clock()
         match link.on_reply(reply, now):
             case Ingest(seen, entries, fault):
@@ -363,13 +366,14 @@ class Drive:
                 self._desire(self._ledger.snapshot())
             case Held():
                 desk.on_observation(reply, now)
+                wait_s = HELD_S
             case Replace(protocol):
                 raise HostDown(f"its actor speaks protocol {protocol}: it is replaced")
             case Dropped():
-                return False
+                return TICK_S
         self._tell(name)
         self._wake.set()
-        return True
+        return wait_s
 
     def _tell(self, name: str) -> None:
         """Records a change of a host's condition, says it once when it is for the worse, asks for what follows."""

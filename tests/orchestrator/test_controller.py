@@ -13,9 +13,10 @@ from core.code import code_hash
 from core.ledger.requests import ask
 from core.ledger.writer import Ledger, OnChange
 from core.matrix import expand
+from core.protocol import Call, Controller
 from core.visit import Target
 from infra.pool import HostSpec, LocalPool
-from orchestrator.controller import Drive, HostDown, HostSilent
+from orchestrator.controller import HELD_S, Drive, HostDown, HostSilent
 from orchestrator.progress import Progress
 from tests.orchestrator.test_end_to_end import rows
 from workers.host.config import HostConfig
@@ -48,6 +49,7 @@ class Wire:
         self._dying: asyncio.Task[None] | None = None
         self.fault: Callable[[], Exception | None] = lambda: None
         self.made = 0
+        self.calls = 0
 
     async def ensure(self, _: str) -> None:
         if self._dying:
@@ -57,6 +59,7 @@ class Wire:
             self.made += 1
 
     async def sync(self, _: str, call: str) -> str:
+        self.calls += 1
         if error := self.fault():
             raise error
         assert self._service is not None
@@ -193,3 +196,23 @@ async def test_drive_cancelled_after_a_visit_s_end_keeps_what_it_measured(shell:
     assert shell.rows("SELECT count(*) FROM block WHERE accepted_visit = 1") == [(1,)]
     assert shell.rows("SELECT count(*) FROM block WHERE closed LIKE 'cancelled%'") == [(1,)]
     assert shell.rows("SELECT DISTINCT outcome FROM run WHERE visit = 1") == [("ok",)]
+
+
+async def test_drive_of_a_host_that_somebody_else_holds_asks_now_and_then_and_goes_on_when_it_is_free(
+    shell: Shell,
+) -> None:
+    other = HostService(HostConfig(host="h", state=str(shell.path.parent / "state")))
+    ann = Controller(user="ann", machine="lab", pid=7)
+    await other.sync(Call(ledger_id="hers", controller=ann, epoch=1, generation=1, wait_s=0).model_dump_json())
+    driving = asyncio.create_task(shell.drive())
+    until = time.monotonic() + 4 * HELD_S
+    while "h is held" not in shell.said.getvalue() or time.monotonic() < until:
+        assert not driving.done()
+        await asyncio.sleep(0.1)
+    assert "h is held: held by ann (lab:7) since 2" in shell.said.getvalue()
+    # one more for the moment before the first answer
+    assert 2 <= shell.wire.calls <= 4 / HELD_S + 2
+    await other.close()
+    await driving
+    assert shell.rows("SELECT state FROM visit") == [("finished",), ("finished",)]
+    assert shell.said.getvalue().count("h is ready again") == 1
