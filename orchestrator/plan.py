@@ -99,7 +99,8 @@ def plan(world: World, now: float) -> list[Effect]:
     paused = {e.experiment for e in effects if isinstance(e, Pause)}
     set_aside = {e.host for e in effects if isinstance(e, Quarantine)}
     blocks = [b for b in world.ledger.blocks if _in_scope(world, b.experiment)]
-    open_visits = [v for v in world.ledger.visits if v.state in OPEN_VISITS]
+    taken_back = {e.visit for e in effects if isinstance(e, TakeBack)}
+    open_visits = [v for v in world.ledger.visits if v.state in OPEN_VISITS or v.id in taken_back]
     visited = {v.block for v in open_visits}
     waiting: list[OpenBlock] = []
     for block in blocks:

@@ -109,6 +109,15 @@ def test_plan_with_a_lost_visit_that_is_alive_takes_it_back():
     assert plan(world([block()], [alive], [lost]), now=0) == [TakeBack(3, "h")]
 
 
+def test_plan_that_takes_a_visit_back_assigns_neither_its_block_nor_its_host():
+    hosts = [host("a", state=HostState.READY, alive=frozenset({3})), host("b")]
+    lost = OpenVisit(3, 1, "x", "a", VisitState.LOST)
+    assert plan(world([block(1), block(2)], hosts, [lost], exclusive=False), now=0) == [
+        TakeBack(3, "a"),
+        Assign(block(2), "b", (0, 1)),
+    ]
+
+
 def test_plan_with_a_lost_visit_its_lost_host_last_said_to_be_alive_leaves_it():
     silent = host(state=HostState.UNKNOWN, loss=Kind.HOST_LOST, alive=frozenset({3}))
     assert plan(world([block()], [silent], [OpenVisit(3, 1, "x", "h", VisitState.LOST)]), now=0) == []
