@@ -25,7 +25,8 @@ def check(pool: RayPool) -> None:
 
 
 def attach(pool: RayPool) -> list[HostSpec]:
-    """Joins the cluster and returns its hosts: the live nodes that carry our label. Raises PoolError."""
+    """Joins the cluster and returns its hosts: the nodes that carry our label, also dead ones, whose raylet may come
+    back with the same label at any time. Raises PoolError."""
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token(pool)),
@@ -39,15 +40,17 @@ def attach(pool: RayPool) -> list[HostSpec]:
         first_line = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise PoolError(f"no Ray cluster answers at {pool.address}: {first_line}") from e
     target = Target(platform=pool.platform, devices=pool.devices)
-    nodes = [node for node in ray.nodes() if node["Alive"] and HOST_LABEL in node["Labels"]]
+    # of one that came back the living node counts
+    nodes = sorted(ray.nodes(), key=lambda node: bool(node["Alive"]))
+    labelled = {node["Labels"][HOST_LABEL]: node for node in nodes if HOST_LABEL in node["Labels"]}
     hosts = [
         HostSpec(
-            name=node["Labels"][HOST_LABEL],
+            name=name,
             machine=node["Labels"].get("hillclimb-machine", node["NodeManagerHostname"]),
             target=target,
-            selector={HOST_LABEL: node["Labels"][HOST_LABEL]},
+            selector={HOST_LABEL: name},
         )
-        for node in nodes
+        for name, node in labelled.items()
     ]
     if not hosts:
         raise PoolError(
