@@ -49,7 +49,7 @@ class LocalPool(Policy):
 
 
 class RayPool(Policy):
-    """A running Ray cluster. Its hosts are the live nodes that carry our label."""
+    """A running Ray cluster. Its hosts are the nodes that carry our label."""
 
     kind: Literal["ray"]
     address: str = Field(description="HOST:PORT of the cluster's head")

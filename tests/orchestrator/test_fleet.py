@@ -20,6 +20,10 @@ import asyncio, sys, time
 from infra.cluster import attach
 from infra.pool import read_pool
 
+def attached():
+    ray.shutdown()
+    return attach(read_pool(sys.argv[1]))
+
 hosts = attach(read_pool(sys.argv[1]))
 
 import ray
@@ -35,6 +39,8 @@ for line in sys.stdin:
         reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
         done = client.drain_node(bytes.fromhex(node["NodeID"]).hex(), reason, "spot", int(time.time() * 1000) + 1000)
         print(">", done, flush=True)
+    elif name == "hosts":
+        print(">", *(h.name for h in attached()), flush=True)
     else:
         loss = asyncio.run(Fleet(hosts, {}).loss(name))
         print(">", loss.kind.value + " " + loss.reason if loss else None, flush=True)
@@ -87,3 +93,5 @@ def test_fleet_knows_a_killed_raylet_a_stopped_one_and_a_preempted_node(
     assert _ask(process, "preempt c").startswith("(True")
     for host, says in (("a", "raylet_lost its Ray node is dead"), ("b", "raylet_lost"), ("c", "preempted")):
         wait_until(lambda host=host, says=says: _ask(process, host).startswith(says), 90, f"the end of {host}")
+    # they may come back: who attaches now has them too
+    assert _ask(process, "hosts").split() == ["a", "b", "c"]
