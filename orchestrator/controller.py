@@ -118,6 +118,7 @@ class Drive:
         self._outdated = False
         self._unusable_since: float | None = None
         self._told: dict[str, str] = {}
+        self._let_go: set[str] = set()
         self._asked_for: dict[str, Mode] = {h.name: Mode.RUN for h in hosts}
         self._conditions: dict[str, tuple[HostState, str]] = {}
         for host in hosts:
@@ -141,8 +142,8 @@ class Drive:
         deadline = self._clock() + RELEASE_S
 
         def released() -> bool | None:
-            ours = any(desk.state in USABLE | {HostState.DRAINING} for desk in self._desks.values())
-            return None if ours and self._clock() < deadline else True
+            ours = {n for n, d in self._desks.items() if d.state not in {HostState.UNKNOWN, HostState.HELD}}
+            return None if ours - self._let_go and self._clock() < deadline else True
 
         await self._meanwhile(released)
 
@@ -227,8 +228,9 @@ class Drive:
             case Lose(visit, host, kind, why):
                 if not self._ledger.lose(visit, kind, why):
                     return False
-                if host in self._desks:
-                    self._desks[host].on_visit_lost(why, now)
+                desk = self._desks.get(host)
+                if desk is not None and desk.loss is not None:
+                    desk.on_visit_lost(why, now)
                 self._progress.say(f"visit {visit} is given up as lost: {why}; its block is measured again")
             case TakeBack(visit, host):
                 if not self._ledger.take_back(visit):
@@ -358,6 +360,9 @@ class Drive:
                     for ended in done.ended:
                         self._report(ended)
                 desk.on_observation(seen, now)
+                # a host in service, set aside or drained by a person: all are ours until they have let go
+                if seen.mode is Mode.DRAIN and not seen.alive and not seen.entries:
+                    self._let_go.add(name)
             case Adopt(spool_id, _):
                 for visit in self._ledger.new_spool(name, spool_id):
                     self._progress.say(f"visit {visit} is lost: {name} has no record of it any more")

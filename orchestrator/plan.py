@@ -170,6 +170,9 @@ def _visits(world: World) -> Iterator[Effect]:
                 yield Lose(visit.id, visit.host, Kind.HOST_LOST, f"{visit.host} is not in this pool")
             elif host.loss is not None:
                 yield Lose(visit.id, visit.host, host.loss, f"{visit.host}: {host.reason}")
+            elif host.state is HostState.HELD:
+                # a host changes its owner only when nothing runs there; waiting for it, two ledgers would wait for ever
+                yield Lose(visit.id, visit.host, Kind.HOST_LOST, f"{visit.host}: {host.reason}")
         elif (
             visit.state is VisitState.LOST
             and host is not None

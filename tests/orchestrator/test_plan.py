@@ -109,6 +109,12 @@ def test_plan_with_a_lost_visit_that_is_alive_takes_it_back():
     assert plan(world([block()], [alive], [lost]), now=0) == [TakeBack(3, "h")]
 
 
+def test_plan_with_a_host_that_obeys_another_ledger_gives_its_visit_up():
+    held = host(state=HostState.HELD, reason="held by ann")
+    effects = plan(world([block()], [held], [OpenVisit(3, 1, "x", "h", VisitState.RUNNING)]), now=0)
+    assert effects == [Lose(3, "h", Kind.HOST_LOST, "h: held by ann")]
+
+
 def test_plan_that_takes_a_visit_back_assigns_neither_its_block_nor_its_host():
     hosts = [host("a", state=HostState.READY, alive=frozenset({3})), host("b")]
     lost = OpenVisit(3, 1, "x", "a", VisitState.LOST)
