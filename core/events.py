@@ -112,7 +112,7 @@ class VisitEnded(Frozen):
 
     event: Literal["visit_ended"] = "visit_ended"
     state: Literal["finished", "failed", "cancelled"]
-    kind: RunFailure | None = Field(None, description="for failed")
+    kind: RunFailure | None = Field(None, description="for failed and cancelled")
     reason: str = Field("", max_length=4_096)
 
 

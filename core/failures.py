@@ -85,12 +85,12 @@ MEANING: dict[Kind, Meaning] = {
     Kind.VMEM_OOM: Meaning(
         Blame.JOB,
         Effect.NOTHING,
-        "the kernel's tiles do not fit VMEM: use smaller tiles, or raise --xla_tpu_scoped_vmem_limit_kib",
+        "the kernel's tiles do not fit the chip's VMEM: use smaller ones, or raise --xla_tpu_scoped_vmem_limit_kib",
     ),
     Kind.HOST_OOM: Meaning(
         Blame.AMBIGUOUS,
         Effect.NOTHING,
-        "the host ran out of memory and the kernel killed the runner: use a smaller job, or free memory there",
+        "the host ran out of memory: use a smaller job, or free memory there",
     ),
     Kind.BAD_OUTPUT: Meaning(
         Blame.AMBIGUOUS,
@@ -120,7 +120,10 @@ MEANING: dict[Kind, Meaning] = {
         "another process holds the accelerator: the host is recovered, `hillclimb pool check` names the holder",
     ),
     Kind.TPU_MISSING: Meaning(
-        Blame.HOST, Effect.QUARANTINE, "the host shows no TPU: check its devices, then `hillclimb pool release` it"
+        Blame.HOST,
+        Effect.QUARANTINE,
+        "the host shows no accelerator that a runner may open: check its devices and their permissions, then "
+        "`hillclimb pool release` it",
     ),
     Kind.CPU_FALLBACK: Meaning(
         Blame.HOST,
@@ -137,7 +140,9 @@ MEANING: dict[Kind, Meaning] = {
         Effect.NOTHING,
         "the host runs other code than the controller: bring both to the same revision",
     ),
-    Kind.DISK: Meaning(Blame.HOST, Effect.RECOVER, "the host's disk is full: free some space there"),
+    Kind.DISK: Meaning(
+        Blame.HOST, Effect.RECOVER, "the host's disk is full: free some space there, `hillclimb pool check` shows it"
+    ),
     Kind.WORKER_LOST: Meaning(Blame.HOST, Effect.NOTHING, "the worker on the host died: its block is measured again"),
     Kind.RAYLET_LOST: Meaning(
         Blame.HOST, Effect.NOTHING, "Ray's node on the host is gone: start its raylet again, its block goes elsewhere"

@@ -73,6 +73,7 @@ class Target(Frozen):
 
     platform: Platform = Field(Platform.CPU, strict=False)
     devices: Annotated[int, Field(ge=1)] = Field(4, description="on a CPU: emulated devices")
+    kind: str = Field("", description="as JAX names it, such as 'TPU v5'; empty: any kind will do")
 
 
 class Visit(Frozen):

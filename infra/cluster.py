@@ -39,7 +39,7 @@ def attach(pool: RayPool) -> list[HostSpec]:
     except (ConnectionError, RuntimeError, ValueError) as e:
         first_line = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise PoolError(f"no Ray cluster answers at {pool.address}: {first_line}") from e
-    target = Target(platform=pool.platform, devices=pool.devices)
+    target = Target(platform=pool.platform, devices=pool.devices, kind=pool.device_kind)
     # of one that came back the living node counts
     nodes = sorted(ray.nodes(), key=lambda node: bool(node["Alive"]))
     labelled = {node["Labels"][HOST_LABEL]: node for node in nodes if HOST_LABEL in node["Labels"]}

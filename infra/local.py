@@ -4,7 +4,7 @@ import logging
 import os
 
 from core.visit import Platform, Target
-from infra.pool import HostSpec, LocalPool
+from infra.pool import HostSpec, LocalPool, PoolError
 from infra.state import state_dir, token_file
 
 # Ray's smallest object store: hosts talk in short texts, and arrays never leave a runner.
@@ -12,7 +12,10 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 
 def start(pool: LocalPool) -> list[HostSpec]:
-    """Starts Ray inside this process and returns its hosts. Token authentication is on, in every process of it."""
+    """Starts Ray inside this process and returns its hosts. Token authentication is on, in every process of it.
+
+    Raises PoolError.
+    """
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file(state_dir() / "local.token")),
@@ -24,16 +27,20 @@ def start(pool: LocalPool) -> list[HostSpec]:
     os.environ.pop("RAY_ADDRESS", None)
     import ray
 
-    ray.init(
-        address="local",
-        namespace="hillclimb",
-        num_cpus=1,
-        num_gpus=0,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address="local",
+            namespace="hillclimb",
+            num_cpus=1,
+            num_gpus=0,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as e:  # Ray: a node that needs longer than 30 s to start ends in a bare Exception
+        said = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise PoolError(f"Ray did not start on this machine: {said}; try again when the machine is less busy") from e
     target = Target(platform=Platform.CPU, devices=pool.devices)
     names = ["local"] if pool.hosts == 1 else [f"local-{i}" for i in range(pool.hosts)]
     return [HostSpec(name=name, machine=os.uname().nodename, target=target, selector={}) for name in names]

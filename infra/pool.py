@@ -56,6 +56,7 @@ class RayPool(Policy):
     token: str = Field("", description="file with the cluster's token; otherwise RAY_AUTH_TOKEN_PATH")
     platform: Platform = Field(Platform.CPU, strict=False)
     devices: Annotated[int, Field(ge=1)] = 4
+    device_kind: str = Field("", description="as JAX calls it, `TPU v5` for a v5p; asserted when it is given")
 
 
 Pool = LocalPool | RayPool

@@ -107,7 +107,9 @@ class Desk:
         probe = seen.probe
         if self._climbed(seen):
             self._recovery_due = False
-            if probe is not None and not probe.clean:
+            if probe is not None and probe.clean:
+                self.not_before = 0.0  # the wait was for what the ladder has now seen to
+            elif probe is not None:
                 self._set_aside = f"not recovered: {probe.reason}"
         if seen.draining:
             is_over = not self.alive and not seen.entries

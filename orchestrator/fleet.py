@@ -50,19 +50,26 @@ class Fleet:
     async def ensure(self, host: str) -> None:
         """Finds the host's actor, or makes it. Raises HostDown, HostSilent.
 
-        Waits for as long as Ray does: for ever, without an error, where no node matches the selector.
+        One that was made for another pool file gives way when no ledger owns it. Waits for as long as Ray does: for
+        ever, without an error, where no node matches the selector.
         """
         if host in self._handles:
             return
-        spec = self._hosts[host]
-        handle = (
-            actor_class()
-            .options(name=f"host:{host}", lifetime="detached", get_if_exists=True, label_selector=spec.selector or None)
-            .remote(self._configs[host].model_dump_json())
-        )
-        self._handles[host] = handle
+        config = self._configs[host].model_dump_json()
+        handle = self._handles[host] = self._find_or_make(host, config)
         with _as_ours():
             await handle.__ray_ready__.remote()
+            # an actor of an earlier version does not know the question: the protocol has its own answer to that
+            if hasattr(handle, "is_outlived") and await handle.is_outlived.remote(config):
+                self.discard(host)
+                handle = self._handles[host] = self._find_or_make(host, config)
+                await handle.__ray_ready__.remote()
+
+    def _find_or_make(self, host: str, config: str) -> ActorHandle[HostActor]:
+        selector = self._hosts[host].selector or None
+        options = {"name": f"host:{host}", "lifetime": "detached", "get_if_exists": True, "label_selector": selector}
+        handle: ActorHandle[HostActor] = actor_class().options(**options).remote(config)
+        return handle
 
     def discard(self, host: str) -> None:
         """Forgets the host's actor and frees its name: whatever it was running is killed with it."""

@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.code import code_hash
 from core.errors import HillclimbError
-from core.ledger.errors import LedgerHeld
+from core.ledger.errors import LedgerHeld, OlderSchema, UnknownExperiment
 from core.ledger.lock import user_name
+from core.ledger.queries import pick
 from core.ledger.reader import open_reader
 from core.ledger.requests import ask, wait_for_answer
+from core.ledger.stopped import stopped_advice
 from core.ledger.writer import Enqueued, Ledger, OnChange
-from core.matrix import Overrides, expand
+from core.matrix import Expansion, Overrides, expand
 
 # A controller looks for requests twice a second. One that does not answer in this time is stopped or very busy: the
 # request stays where it is until it, or the next controller, gets to it.
@@ -39,9 +42,14 @@ def queue_body(text: str, place: str, overrides: Overrides, on_change: OnChange)
     }
 
 
+def expansion_of(body: Mapping[str, Any]) -> Expansion:
+    """What a `queue` request asks for. Raises MatrixError."""
+    return expand(body["text"], body["place"], Overrides.model_validate_json(body["overrides"]))
+
+
 def enqueue(ledger: Ledger, body: Mapping[str, Any]) -> Queued:
     """Queues a matrix. Raises MatrixError, SeriesChanged."""
-    expansion = expand(body["text"], body["place"], Overrides.model_validate_json(body["overrides"]))
+    expansion = expansion_of(body)
     done = ledger.enqueue(expansion, body["code"], OnChange(body["on_change"]))
     parts = (_count(done.cells, "cell"), _count(done.jobs, "job"), _count(len(expansion.groups), "group"))
     what = f"{parts[0]}, {parts[1]}, {parts[2]}; series {done.ordinal}"
@@ -55,19 +63,25 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def find(ledger: Ledger, name: str) -> str:
+    """The experiment of that id or unique prefix of one. Raises UnknownExperiment, Ambiguous."""
+    known = sorted(series.experiment for series in ledger.snapshot().series.values())
+    return pick("experiment", name, known, "`hillclimb ls` lists them", UnknownExperiment)
+
+
 def execute(ledger: Ledger, verb: str, body: Mapping[str, Any]) -> str:
     """Does what was asked and says what was done. Raises HillclimbError."""
     match verb:
         case "queue":
             return "\n".join(enqueue(ledger, body).sentences)
         case "cancel":
-            return ledger.cancel(body["experiment"], body["where"])
+            return ledger.cancel(find(ledger, body["experiment"]), body["where"])
         case "retry":
-            return ledger.retry(body["experiment"], body["where"])
+            return ledger.retry(find(ledger, body["experiment"]), body["where"])
         case "pause":
-            return ledger.pause(body["experiment"], body["why"])
+            return ledger.pause(find(ledger, body["experiment"]), body["why"])
         case "resume":
-            return ledger.resume(body["experiment"])
+            return ledger.resume(find(ledger, body["experiment"]))
         case _:
             raise HillclimbError(f"the request {verb!r} is unknown here: bring both sides to the same version")
 
@@ -84,7 +98,7 @@ def answer_all(ledger: Ledger, do: Callable[[Ledger, str, Mapping[str, Any]], st
 
 def require(path: Path) -> None:
     """Raises LedgerError when there is no ledger, so that a misspelt path does not make an empty one."""
-    with open_reader(path):
+    with suppress(OlderSchema), open_reader(path):
         pass
 
 
@@ -103,7 +117,11 @@ def decide(path: Path, verb: str, body: Mapping[str, Any]) -> str:
         request = ask(path, verb, body, user_name())
         answer = wait_for_answer(path, request, ANSWER_S)
         if answer is None:
-            return f"request {request} is stored; no answer in {ANSWER_S:.0f} s, it will be executed later: {held}"
+            why = stopped_advice(held.pid, held.machine) or "it starts, or is busy"
+            return (
+                f"request {request} is stored: pid {held.pid} on {held.machine}, which drives this ledger, has not "
+                f"answered within {ANSWER_S:.0f} s ({why}); it executes it later, or whoever drives next does"
+            )
         if refused := REFUSED.match(answer):
             error = HillclimbError(answer[refused.end() :])
             error.exit_code = int(refused[1])

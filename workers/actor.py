@@ -1,4 +1,4 @@
-"""The Ray actor pinned on a host: one method, `sync`.
+"""The Ray actor pinned on a host: `sync` for controllers, `care` for people.
 
 Whoever creates it gives it a name, a lifetime and a label to be pinned by. It is never restarted and its calls are
 never repeated by Ray: retries belong to the plan.
@@ -15,11 +15,20 @@ class HostActor:
 
     def __init__(self, config: str) -> None:
         """`config` is JSON of `workers.host.config.HostConfig`."""
+        self._config = config
         self._service = HostService(HostConfig.model_validate_json(config))
 
     async def sync(self, text: str) -> str:
         """JSON of `core.protocol.Call` in, JSON of `core.protocol.Observation` out."""
         return await self._service.sync(text)
+
+    async def care(self, text: str) -> str:
+        """JSON of `core.protocol.Care` in, JSON of `core.protocol.Condition` out."""
+        return await self._service.care(text)
+
+    async def is_outlived(self, config: str) -> bool:
+        """Whether it was made for another config than this one and nobody needs it: another can take its place."""
+        return config != self._config and self._service.is_free
 
 
 def actor_class() -> Any:

@@ -1,4 +1,4 @@
-"""`python -m workers.runner VISIT.json --events FD`: a visit in, events out.
+"""`python -m workers.runner VISIT.json --events FD`: a visit in, events out; with `--claim` its devices, and no more.
 
 A plain program that knows neither Ray nor the ledger. It measures the slots of one visit in one process, so all of them
 have the same `env` and the same timer; whoever starts it splits a visit whose slots differ. Exit status: 0 when every
@@ -47,6 +47,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--process", type=int, default=1, metavar="N", help="which runner of its visit this is")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="JAX's persistent compilation cache (default: none)")
     parser.add_argument("--die-with-parent", action="store_true", help="be killed when the parent ends")
+    parser.add_argument("--claim", action="store_true", help="start the visit's devices and exit 0, 1 if they do not")
     return parser.parse_args()
 
 
@@ -102,13 +103,14 @@ def _bench(slot: "Slot", wire: "Wire") -> "Bench":
 
 
 def execute(visit: "Visit", wire: "Wire", process: int, cache: Path | None) -> int:
-    """Measure the slots of a visit, under its settings, and say so on `wire`. Returns the exit status."""
+    """Measure the slots of a visit, under its settings, and say so on `wire`. Returns the exit status.
+
+    Raises WrongDevice.
+    """
     from core.events import Environment, PhaseBegan
-    from core.failures import Kind
     from core.job import SelftestJob
     from core.visit import Phase
     from workers.bench import passes
-    from workers.bench.bench import WrongDevice
     from workers.bench.facts import process_facts, timer_of
 
     wire.send(PhaseBegan(slot=None, phase=Phase.START))
@@ -119,12 +121,7 @@ def execute(visit: "Visit", wire: "Wire", process: int, cache: Path | None) -> i
         from workers.bench import devices
 
         bytes_in_use = devices.bytes_in_use
-        try:
-            facts |= devices.claim(visit.target, cache)
-        except WrongDevice as error:
-            print(f"wrong device: {error}", file=sys.stderr)
-            passes.fail_all(visit, wire, Kind.WRONG_DEVICE, Phase.INIT, str(error))
-            return 0
+        facts |= devices.claim(visit.target, cache)
     wire.send(Environment(process=process, facts=facts))
     steps = [passes.Step(slot, _bench(slot, wire), wire) for slot in visit.slots]
     try:
@@ -143,6 +140,7 @@ def main() -> int:
         _die_with_parent()
     visit = _read_visit(arguments.visit)
 
+    from workers.bench.bench import WrongDevice
     from workers.bench.settings import process_settings
     from workers.bench.wire import Wire
 
@@ -150,7 +148,16 @@ def main() -> int:
     if wanted != dict(os.environ):
         os.set_inheritable(arguments.events, True)
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
-    return execute(visit, Wire(arguments.events), arguments.process, arguments.cache)
+    try:
+        if arguments.claim:
+            from workers.bench import devices
+
+            devices.claim(visit.target, cache=None)
+            return 0
+        return execute(visit, Wire(arguments.events), arguments.process, arguments.cache)
+    except WrongDevice as error:
+        print(f"wrong device: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The selftest job's bench: no JAX, and an end that is chosen, for fault tests and for checks of a pool."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -38,6 +39,9 @@ class SelftestBench:
             case End.HANG:
                 while True:
                     signal.pause()
+            case End.SPIN:
+                # one call into C that holds the interpreter's lock and does not come back
+                re.match("(a+)+$", "a" * 60 + "b")
 
     def inputs(self) -> str:
         self._reach(Phase.INPUTS)

@@ -6,7 +6,9 @@ said to have ended, once. A slot's run ends once: by the runner, or here when th
 
 A runner that dies takes the slot it was at with it, not the visit: a fresh one takes the slots that remain. The second
 death ends the visit. A runner that dies before it reaches any slot is tried once: when one with other process settings
-reaches its slots, the settings are to blame and the slots that chose them have failed; when none does, the visit has.
+reaches its slots, the settings are to blame and the slots that chose them have failed; when none does, the visit has,
+and where the host is not to blame its slots have, too: one retry decides about them.
+A runner that survives SIGKILL is in the kernel's hands: it is waited for no longer, and probes show it from then on.
 
 It knows neither Ray nor the ledger. It runs on the actor's event loop, which forks (see `workers.host.child`); whatever
 waits for a disk or walks /proc happens in threads.
@@ -27,14 +29,17 @@ from tempfile import mkdtemp
 from typing import Any, Protocol
 
 from core.events import HostFault, Probed, RunEnded, RunnerBegan, RunnerExited, VisitEnded
-from core.failures import Kind
+from core.failures import Blame, Kind, blame
 from core.protocol import Alive
 from core.visit import Phase, Slot, Visit
 from workers.bench.settings import process_settings
-from workers.host import exits
 from workers.host.child import Child
 from workers.host.inherit import inherited_environment
+from workers.host.marks import Marks
+from workers.host.memory import OomWatch
+from workers.host.process import GONE_S
 from workers.host.progress import Progress
+from workers.host.verdict import Ending, Evidence, describe, from_outside, of_settings, verdict
 from workers.host.wire import Lines, NoEvent
 from workers.runner import FRESH_PROCESS_EXIT
 
@@ -78,6 +83,7 @@ class Workplace:
     scratch: Path
     cache: Path
     lock_descriptor: int
+    marks: Marks
     grace_s: float
     probe: Callable[[], Awaitable[Probed]]
     code: Callable[[], Awaitable[str]]
@@ -92,15 +98,6 @@ def processes(slots: Sequence[Slot]) -> list[list[Slot]]:
     return list(groups.values())
 
 
-class _Cause(Enum):
-    """Why we end a runner ourselves."""
-
-    STOP = "stop"
-    DISK = "disk"
-    BAD_OUTPUT = "bad_output"
-    STALL = "stall"
-
-
 @dataclass(frozen=True)
 class _Death:
     """A runner that did not do what it was for."""
@@ -111,22 +108,29 @@ class _Death:
     exit_status: str
     stderr_tail: str
 
-    def ends(self, slot: int, why: str = "") -> RunEnded:
+    def ends_visit(self) -> VisitEnded:
+        return VisitEnded(state="failed", kind=self.kind, reason=self.reason)
+
+    def ends_run(self, slot: int) -> RunEnded:
         """The end of a run that it took with it."""
+        return self._ended(slot, self.kind, self.reason)
+
+    def ends_by_settings(self, slot: Slot) -> RunEnded:
+        """The end of a run whose process settings let no runner come to it."""
+        chosen = " ".join(f"{name}={value}" for name, value in slot.job.env.items())
+        settings = f"with {chosen or 'no process settings'}, and not with those of other slots"
+        return self._ended(slot.slot, of_settings(self.kind), f"{self.reason} {settings}")
+
+    def _ended(self, slot: int, kind: Kind, reason: str) -> RunEnded:
         return RunEnded(
             slot=slot,
             outcome="failed",
-            kind=self.kind,
+            kind=kind,
             phase=self.phase,
-            reason=f"{self.reason}{why}"[:4096],
+            reason=reason[:4096],
             exit_status=self.exit_status,
             stderr_tail=self.stderr_tail,
         )
-
-
-def _settings(slot: Slot) -> str:
-    chosen = " ".join(f"{name}={value}" for name, value in slot.job.env.items())
-    return f" with {chosen or 'no process settings'}, and not with those of other slots"
 
 
 class Supervisor:
@@ -189,8 +193,7 @@ class Supervisor:
         for group in processes(visit.slots):
             remaining = group
             while remaining:
-                probe = await self._workplace.probe()
-                await self._journal.write(probe)
+                probe = await self._look()
                 if end := self._end_from_outside():
                     return end
                 if probe.kind is not None:
@@ -206,14 +209,19 @@ class Supervisor:
                         break
                     deaths += 1
                     if deaths == LAST_DEATH:
-                        return VisitEnded(state="failed", kind=death.kind, reason=death.reason)
+                        return death.ends_visit()
                 remaining = [slot for slot in remaining if slot.slot not in self._ended]
-        if stillborn and not reached:
-            _, death = stillborn[0]
-            return VisitEnded(state="failed", kind=death.kind, reason=death.reason)
+        if reached or not stillborn:
+            for slots, death in stillborn:
+                await self._journal.write(*(death.ends_by_settings(slot) for slot in slots))
+            return VisitEnded(state="finished")
+        for _, death in stillborn:
+            if blame(death.kind) is Blame.HOST:
+                return death.ends_visit()
+        # A flag that XLA does not know, equal for all arms: without a strike against them they would be tried for ever.
         for slots, death in stillborn:
-            await self._journal.write(*(death.ends(slot.slot, _settings(slot)) for slot in slots))
-        return VisitEnded(state="finished")
+            await self._journal.write(*(death.ends_run(slot.slot) for slot in slots))
+        return stillborn[0][1].ends_visit()
 
     def _end_from_outside(self) -> VisitEnded | None:
         if self._journal.broken:
@@ -222,9 +230,14 @@ class Supervisor:
             case None:
                 return None
             case Stop.CANCELLED:
-                return VisitEnded(state="cancelled", reason=self._stop.value)
+                return VisitEnded(state="cancelled", kind=Kind.CANCELLED, reason=self._stop.value)
             case Stop.ORPHANED:
                 return VisitEnded(state="failed", kind=Kind.ORPHANED, reason=self._stop.value)
+
+    async def _look(self) -> Probed:
+        seen = await self._workplace.probe()
+        await self._journal.write(seen)
+        return seen
 
     # -- one process --------------------------------------------------------------------------------------------------
 
@@ -233,11 +246,12 @@ class Supervisor:
         try:
             file = scratch / "visit.json"
             await asyncio.to_thread(file.write_text, visit.model_dump_json())
-            return await self._watch_process(visit, process, file)
+            with await asyncio.to_thread(OomWatch) as watch:
+                return await self._watch_process(visit, process, file, watch)
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
-    async def _watch_process(self, visit: Visit, process: int, file: Path) -> _Death | None:
+    async def _watch_process(self, visit: Visit, process: int, file: Path, watch: OomWatch) -> _Death | None:
         slots = tuple(slot.slot for slot in visit.slots)
         self._progress = Progress(since=self._clock(), pending=set(slots))
         self._bad_output = None
@@ -248,19 +262,22 @@ class Supervisor:
             env=process_settings(visit, inherited_environment(os.environ)),
             cwd=file.parent,
             inherit=(self._workplace.lock_descriptor,),
+            marks=self._workplace.marks,
         )
         pid, start_time = child.identity
         began = RunnerBegan(process=process, pid=pid, start_time=start_time, slots=slots)
         reading = asyncio.create_task(self._read(child, began))
         try:
-            cause = await self._wait(child)
+            ended = await self._wait(child)
         finally:
             child.signal_group(signal.SIGKILL)
-            returncode = await child.exited
+            await self._until_exit(child, GONE_S)
             await child.drain(reading)
-        if cause is None and returncode != 0 and exits.kind_of(returncode) is Kind.KILLED:
+        oom = ""
+        if ended is None and from_outside(child.returncode):
             await asyncio.sleep(SURVIVE_S)
-        return await self._close(child, process, returncode, cause, asked=len(slots))
+            oom = await asyncio.to_thread(watch.evidence, pid)
+        return await self._close(child, process, ended, oom, asked=len(slots))
 
     async def _read(self, child: Child, began: RunnerBegan) -> None:
         """Write down what the runner says until it says no more or something that is no event."""
@@ -284,25 +301,29 @@ class Supervisor:
         phase = self._progress.phase if self._progress.pending else Phase.START
         return self._progress.since + self._visit.deadlines.of(phase)
 
-    def _cause(self) -> _Cause | None:
+    def _ending(self) -> Ending | None:
         if self._journal.broken:
-            return _Cause.DISK
-        if self._stop:
-            return _Cause.STOP
-        if self._bad_output:
-            return _Cause.BAD_OUTPUT
-        return _Cause.STALL if self._clock() > self._due() else None
+            return Ending.DISK
+        match self._stop:
+            case Stop.CANCELLED:
+                return Ending.CANCELLED
+            case Stop.ORPHANED:
+                return Ending.ORPHANED
+            case None if self._bad_output:
+                return Ending.BAD_OUTPUT
+            case None:
+                return Ending.STALL if self._clock() > self._due() else None
 
-    async def _wait(self, child: Child) -> _Cause | None:
+    async def _wait(self, child: Child) -> Ending | None:
         """Wait until the runner exits, or end it. Returns why we ended it."""
         while not child.exited.done():
-            cause = self._cause()
-            if cause is _Cause.STALL:
+            ending = self._ending()
+            if ending is Ending.STALL:
                 await self._until_exit(child, LAST_LOOK_S)
-                cause = self._cause()
-            if cause is not None and not child.exited.done():
-                await self._end(child, cause)
-                return cause
+                ending = self._ending()
+            if ending is not None and not child.exited.done():
+                await self._end(child, ending)
+                return ending
             self._attention.clear()
             attention = asyncio.create_task(self._attention.wait())
             either: list[asyncio.Future[Any]] = [child.exited, attention]
@@ -310,15 +331,13 @@ class Supervisor:
             attention.cancel()
         return None
 
-    async def _end(self, child: Child, cause: _Cause) -> None:
-        """Stacks from a stalled runner, TERM, grace, KILL: a killed libtpu leaves its chips without a reset."""
-        if cause is _Cause.STALL:
+    async def _end(self, child: Child, ending: Ending) -> None:
+        """Stacks from a stalled runner, TERM, grace; KILL is next: a killed libtpu leaves its chips without a reset."""
+        if ending is Ending.STALL:
             child.signal_leader(signal.SIGUSR1)
             await self._until_exit(child, STACKS_S)
         child.signal_group(signal.SIGTERM)
         await self._until_exit(child, self._workplace.grace_s)
-        child.signal_group(signal.SIGKILL)
-        await child.exited
 
     @staticmethod
     async def _until_exit(child: Child, at_most_s: float) -> None:
@@ -326,45 +345,46 @@ class Supervisor:
 
     # -- what its exit means ------------------------------------------------------------------------------------------
 
-    async def _close(
-        self, child: Child, process: int, returncode: int, cause: _Cause | None, asked: int
-    ) -> _Death | None:
+    async def _close(self, child: Child, process: int, ended: Ending | None, oom: str, asked: int) -> _Death | None:
         """Say that the runner exited, and end the run it was at. Returns its death, if it was one."""
-        exit_status = exits.describe(returncode)
-        output = child.output.text()
-        exited = RunnerExited(process=process, exit_status=exit_status, stderr_tail=output)
-        meaning = self._meaning(returncode, cause, asked)
-        if meaning is None:
-            await self._journal.write(exited)
+        exit_status, output = describe(child.returncode), child.output.text()
+        await self._journal.write(RunnerExited(process=process, exit_status=exit_status, stderr_tail=output))
+        unkillable = ""
+        if child.returncode is None:
+            unkillable = await asyncio.to_thread(child.give_up)
+            await self._journal.write(HostFault(fault="runner survives SIGKILL", detail=unkillable))
+        # a runner that broke off on its own after it said something that is no event
+        ended = ended or (Ending.BAD_OUTPUT if self._bad_output else None)
+        progress = self._progress
+        made_room = ended is None and child.returncode == FRESH_PROCESS_EXIT and len(progress.pending) < asked
+        if made_room or not progress.pending:
             return None
-        death = _Death(*meaning, phase=self._progress.phase, exit_status=exit_status, stderr_tail=output)
-        slot = self._progress.slot
-        if slot is None:
-            await self._journal.write(exited)
-        else:
-            self._ended.add(slot)
-            stopped = RunEnded(slot=slot, outcome="stopped", phase=death.phase, reason=death.reason)
-            await self._journal.write(exited, stopped if cause is _Cause.STOP else death.ends(slot))
+        nobody_blamed = not progress.has_reached_a_slot and ended in (None, Ending.STALL)
+        seen = await self._look() if nobody_blamed else None
+        found = verdict(Evidence(child.returncode, progress.phase, output, ended, oom, seen))
+        reason = "; ".join(filter(None, (self._reason(child.returncode, ended), found.because, unkillable)))
+        death = _Death(found.kind, reason[:4096], progress.phase, exit_status, output)
+        if progress.slot is not None:
+            self._ended.add(progress.slot)
+            stopped = RunEnded(slot=progress.slot, outcome="stopped", phase=death.phase, reason=death.reason)
+            was_stopped = ended in (Ending.CANCELLED, Ending.ORPHANED)
+            await self._journal.write(stopped if was_stopped else death.ends_run(progress.slot))
         return death
 
-    def _meaning(self, returncode: int, cause: _Cause | None, asked: int) -> tuple[Kind, str] | None:
-        """What we did decides first, then the `waitpid` status. None when the runner did all it was for."""
-        left, where = len(self._progress.pending), self._progress.where
-        if left == 0:
-            return None
-        match cause:
-            case _Cause.STOP:
-                return Kind.WORKER_LOST, self._stop.value if self._stop else ""
-            case _Cause.DISK:
-                return Kind.DISK, self._journal.broken
-            case _Cause.STALL:
-                limit_s = self._visit.deadlines.of(self._progress.phase)
-                return Kind.STALL, f"no progress {where} for {limit_s:g} s"
-        if self._bad_output:
-            return Kind.BAD_OUTPUT, f"the runner wrote {self._bad_output} {where}"
-        if returncode == 0:
-            return Kind.BAD_OUTPUT, f"the runner exited 0 {where} and {left} slots have not ended"
-        if returncode == FRESH_PROCESS_EXIT:
-            idle = Kind.CRASH, f"the runner asked for a fresh process {where} and had ended no slot"
-            return idle if left == asked else None
-        return exits.kind_of(returncode), f"the runner died {where}: {exits.describe(returncode)}"
+    def _reason(self, returncode: int | None, ended: Ending | None) -> str:
+        where = self._progress.where
+        match ended:
+            case Ending.CANCELLED | Ending.ORPHANED:
+                return self._stop.value if self._stop else ""
+            case Ending.DISK:
+                return self._journal.broken
+            case Ending.BAD_OUTPUT:
+                return f"the runner wrote {self._bad_output} {where}"
+            case Ending.STALL:
+                return f"no progress {where} for {self._visit.deadlines.of(self._progress.phase):g} s"
+            case None if returncode == 0:
+                return f"the runner exited 0 {where} and {len(self._progress.pending)} slots have not ended"
+            case None if returncode == FRESH_PROCESS_EXIT:
+                return f"the runner asked for a fresh process {where} and had ended no slot"
+            case None:
+                return f"the runner died {where}: {describe(returncode)}"

@@ -10,17 +10,21 @@ Owner    One ledger owns the host, and with it the host's lock, from its first c
          owner lets go (mode `drain`, nothing desired or running, every line acknowledged, and a whole long poll with
          nothing to say) or is silent for `orphan_s` and its visit has ended.
 Orphan   Only obeyed calls count. After `orphan_s` without one the visit is stopped, whatever else happens.
+Ladder   Climbed once per stay in mode `recover`, when no visit runs; nothing starts and the host is not let go before
+         its end. What it does and finds goes to the owner's spool, and so does an idle host's turn to clean or unclean.
+Person   Who drains a host by hand drains it for every ledger, until released; no call changes that.
 
-Only mode `run` starts visits. `drain` lets the desired one finish; `recover` asks for a new probe and for the disk to
-be tried again. Synchronous and deterministic: time comes in with every call, files and processes through what is given
-to the constructor, and waiting is the caller's (`workers.host.service`).
+Only mode `run` starts visits. `drain` lets the desired one finish. Synchronous and deterministic: time comes in with
+every call, files and processes through what is given to the constructor, and waiting is the caller's
+(`workers.host.service`).
 """
 
 from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple, Protocol
 
-from core.events import Probed
-from core.protocol import Alive, Answer, Call, Controller, HostHeld, Mode, Observation
+from core.events import Probed, Rung
+from core.protocol import Alive, Answer, Call, Condition, Controller, HostHeld, Mode, Observation
 from core.visit import Visit
 from workers.host.lock import held_by
 from workers.host.spool import Spool
@@ -69,8 +73,8 @@ class Surroundings(Protocol):
         """Begin `visit` in the spool, execute it, and call `SyncHost.ended` when its end is written."""
         ...
 
-    def look(self) -> None:
-        """Probe the host and call `SyncHost.probed`."""
+    def recover(self) -> None:
+        """Climb the ladder: call `SyncHost.climbed` at every rung and `SyncHost.recovered` at its end."""
         ...
 
 
@@ -78,6 +82,12 @@ class _Owner(NamedTuple):
     ledger_id: str
     controller: Controller
     since: str
+
+
+class _Ladder(Enum):
+    DOWN = "down"
+    ASKED = "asked"  # a visit runs yet
+    CLIMBING = "climbing"
 
 
 class SyncHost:
@@ -96,7 +106,11 @@ class SyncHost:
         self._mode = Mode.RUN
         self._desired: tuple[Visit, ...] = ()
         self._execution: Execution | None = None
+        self._ladder = _Ladder.DOWN
         self._probe: Probed | None = None
+        self._told_clean = True  # by the events of the owner's spool
+        self._drained = ""
+        self._releases = 0
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -124,7 +138,8 @@ class SyncHost:
             self._release()
             return self._reply(call, Answer.STALE)
         self._heard = self._ticked = now
-        self._desired = ()
+        self._desired, self._mode = (), Mode.RUN
+        self._told_clean = True
         self._owner = _Owner(call.ledger_id, call.controller, since)
         return None
 
@@ -142,10 +157,8 @@ class SyncHost:
             return self._reply(call, Answer.OTHER_SPOOL)
         spool, acked_seq = self._spool, call.acked_seq
         self._surroundings.on_disk(lambda: spool.acknowledge(acked_seq))
+        self._ask_for_ladder(call.mode)
         self._desired, self._mode = call.desired, call.mode
-        if call.mode is Mode.RECOVER:
-            self._surroundings.on_disk(spool.mend)
-            self._surroundings.look()
         self._reconcile()
         return self.poll(call)
 
@@ -163,15 +176,58 @@ class SyncHost:
         if reply is not None:
             return reply
         reply = self._reply(call, Answer.OBEYED)
-        if self._mode is Mode.DRAIN and not self._desired and self._execution is None:
+        if self._mode is Mode.DRAIN and not self._desired and self.is_idle:
             self._release()
         return reply
+
+    # -- what a person asks for ---------------------------------------------------------------------------------------
+
+    def climb(self) -> str:
+        """Climb the ladder now, whatever the mode. Returns why not, or "". The caller sees to the host's lock."""
+        if self._execution is not None:
+            return f"visit {self._execution.visit} runs: wait for its end, or cancel it"
+        if self._ladder is not _Ladder.DOWN:
+            return "the host is being recovered already: wait for its end"
+        self._begin_ladder()
+        return ""
+
+    @property
+    def drained(self) -> str:
+        """Why a person wants no visit started here, or ""."""
+        return self._drained
+
+    def drain(self, why: str) -> None:
+        """Start no visit of any ledger, for the reason given."""
+        self._drained = why
+
+    def put_back(self) -> None:
+        """Start visits again."""
+        self._drained = ""
+        self._releases += 1
+        self._reconcile()
 
     # -- what happens on the host -------------------------------------------------------------------------------------
 
     @property
     def is_idle(self) -> bool:
-        return self._execution is None
+        """Nothing of ours has the accelerator, or is about to."""
+        return self._execution is None and self._ladder is not _Ladder.CLIMBING
+
+    @property
+    def is_owned(self) -> bool:
+        return self._owner is not None
+
+    @property
+    def condition(self) -> Condition:
+        """How the host is, for a person."""
+        owner = self._owner
+        return Condition(
+            host=self._host,
+            probe=self._probe,
+            held=held_by(owner.controller, owner.since) if owner else None,
+            alive=self._alive(),
+            draining=self._draining(),
+        )
 
     def ended(self) -> None:
         """The visit that ran has written its end."""
@@ -179,7 +235,25 @@ class SyncHost:
         self._reconcile()
 
     def probed(self, seen: Probed) -> None:
+        """What a look at the host showed. A visit that runs writes down its own; a disk with room is tried again."""
         self._probe = seen
+        if self._execution is None and seen.clean != self._told_clean:
+            self._write(seen)
+        self._told_clean = seen.clean
+        if seen.clean and self._owner is not None and self._spool.broken:
+            self._surroundings.on_disk(self._spool.mend)
+
+    def climbed(self, rung: Rung) -> None:
+        """The ladder has come this far."""
+        self._write(rung)
+
+    def recovered(self, seen: Probed) -> None:
+        """The ladder is at its end, and this is what it left."""
+        self._ladder = _Ladder.DOWN
+        self._probe = seen
+        self._told_clean = seen.clean
+        self._write(seen)
+        self._reconcile()
 
     def tick(self, now: float) -> None:
         """Look at the orphan clock. Called about every second."""
@@ -188,10 +262,10 @@ class SyncHost:
         if self._owner is None or stalled or now - self._heard <= self._orphan_s:
             return
         self._desired = ()
-        if self._execution is None:
-            self._release()
-        else:
+        if self._execution is not None:
             self._execution.stop(Stop.ORPHANED)
+        elif self.is_idle:
+            self._release()
 
     # -- the rules ----------------------------------------------------------------------------------------------------
 
@@ -213,13 +287,37 @@ class SyncHost:
             if self._execution.visit not in {visit.visit for visit in self._desired}:
                 self._execution.stop(Stop.CANCELLED)
             return
-        if self._mode is not Mode.RUN or self._spool.broken:
+        if self._ladder is _Ladder.ASKED:
+            self._begin_ladder()
+        if self._owner is None or not self._takes_visits():
             return
         for visit in sorted(self._desired, key=lambda visit: visit.visit):
             if self._spool.may_start(visit.visit):
-                order = self._seen[self._owner.ledger_id] if self._owner else (0, 0)
+                order = self._seen[self._owner.ledger_id]
                 self._execution = self._surroundings.execute(visit, self._spool, order)
                 return
+
+    def _takes_visits(self) -> bool:
+        return self._mode is Mode.RUN and self.is_idle and not self._drained and not self._spool.broken
+
+    def _ask_for_ladder(self, mode: Mode) -> None:
+        """Ladder. Called before `mode` is taken over."""
+        if mode is not Mode.RECOVER and self._ladder is _Ladder.ASKED:
+            self._ladder = _Ladder.DOWN
+        if mode is Mode.RECOVER and self._mode is not Mode.RECOVER and self._ladder is _Ladder.DOWN:
+            self._ladder = _Ladder.ASKED
+
+    def _begin_ladder(self) -> None:
+        self._ladder = _Ladder.CLIMBING
+        if self._owner is not None:
+            self._surroundings.on_disk(self._spool.mend)
+        self._surroundings.recover()
+
+    def _write(self, body: Probed | Rung) -> None:
+        """Have something of no visit in the owner's spool, if there is an owner."""
+        if self._owner is not None:
+            spool = self._spool
+            self._surroundings.on_disk(lambda: spool.append(None, [body]))
 
     def _release(self) -> None:
         self._surroundings.on_disk(self._spool.close)
@@ -229,20 +327,36 @@ class SyncHost:
     def _reply(self, call: Call, answer: Answer, held: HostHeld | None = None) -> Observation:
         """The observation for `call`; about the spool and the visits only when it is of the owner's ledger."""
         reply = Observation(
-            host=self._host, epoch=call.epoch, generation=call.generation, answer=answer, probe=self._probe, held=held
+            host=self._host,
+            epoch=call.epoch,
+            generation=call.generation,
+            answer=answer,
+            probe=self._probe,
+            held=held,
+            draining=self._drained,
+            releases=self._releases,
         )
         if not self._owns(call):
             return reply
-        update: dict[str, object] = {"spool_id": self._spool.id, "draining": self._draining()}
+        update: dict[str, object] = {
+            "spool_id": self._spool.id,
+            "draining": self._draining(),
+            "mode": self._mode,
+            "recovering": self._ladder is not _Ladder.DOWN,
+        }
         if answer is Answer.OBEYED:
             update |= {
                 "entries": self._spool.read_after(call.acked_seq),
                 "last_seq": self._spool.last_seq,
-                "alive": () if self._execution is None else (self._execution.alive(),),
+                "alive": self._alive(),
             }
         return reply.model_copy(update=update)
 
+    def _alive(self) -> tuple[Alive, ...]:
+        return () if self._execution is None else (self._execution.alive(),)
+
     def _draining(self) -> str:
-        if self._spool.broken:
-            return self._spool.broken
-        return "asked to drain" if self._mode is Mode.DRAIN else ""
+        """Why no visit starts here: what holds for every ledger, then what holds for the owner."""
+        if self._owner is None or self._drained:
+            return self._drained
+        return self._spool.broken or ("asked to drain" if self._mode is Mode.DRAIN else "")

@@ -16,6 +16,7 @@ class End(StrEnum):
     EXIT = "exit"
     SIGNAL = "signal"
     HANG = "hang"
+    SPIN = "spin"
     BAD_OUTPUT = "bad_output"
 
 
@@ -25,6 +26,7 @@ _USED: Mapping[End, frozenset[str]] = {
     End.EXIT: frozenset({"exit_code", "phase"}),
     End.SIGNAL: frozenset({"signal", "phase"}),
     End.HANG: frozenset({"phase"}),
+    End.SPIN: frozenset({"phase"}),
     End.BAD_OUTPUT: frozenset(),
 }
 
@@ -34,7 +36,7 @@ class SelftestJob(BaseJob):
 
     kind: Literal["selftest"] = "selftest"
     sleep_s: Annotated[float, Field(ge=0, le=86_400)] = Field(0.0, description="how long one iteration takes")
-    end: Literal["ok", "exit", "signal", "hang", "bad_output"] = Field("ok", description="how the job ends")
+    end: Literal["ok", "exit", "signal", "hang", "spin", "bad_output"] = Field("ok", description="how the job ends")
     phase: Literal["inputs", "lower", "compile", "check", "warmup", "measure"] = Field(
         "measure", description="the phase it ends in"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from core.failures import Kind
+from core.failures import Blame, Kind, blame
 from core.ledger.counting import counted
 from core.ledger.rows import Block, Cell, Record, Run, Visit
 from core.lifecycle import OPEN_VISITS, History, Judgement, Outcome, Result, VisitState, failure, judge, remember
@@ -48,11 +48,12 @@ class Standing(NamedTuple):
 
 
 class Condemned(NamedTuple):
-    """A job that failed for good. `poisoned`: on two hosts."""
+    """A job that failed for good, in which visit. `poisoned`: ambiguously, on two hosts."""
 
     kind: Kind
     reason: str
     poisoned: bool
+    visit: int
 
 
 class _Facts(NamedTuple):
@@ -94,8 +95,9 @@ def condemned(record: Record) -> dict[str, Condemned]:
         results = [(run.job, _result(run)) for run in runs]
         for run, (job, result) in zip(runs, results, strict=True):
             if job not in failed and judge(job, result, history) is Judgement.CONDEMNED:
-                earlier = history.ambiguous.get(job, ())
-                failed[job] = Condemned(failure(result), run.reason, bool(earlier) and visit.host not in earlier)
+                kind, earlier = failure(result), history.ambiguous.get(job, ())
+                poisoned = blame(kind) is Blame.AMBIGUOUS and visit.host not in earlier
+                failed[job] = Condemned(kind, run.reason, poisoned, visit.id)
         history = remember(history, visit.host, results)
     return failed
 

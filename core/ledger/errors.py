@@ -8,6 +8,10 @@ class LedgerError(HillclimbError):
     """The path does not hold a ledger that this version can use."""
 
 
+class OlderSchema(LedgerError):
+    """A ledger of an earlier version: whoever opens it to write brings it up to date."""
+
+
 class LedgerHeld(LedgerError):
     """Another controller decides for this ledger now."""
 

@@ -29,6 +29,12 @@ def lock_path(path: Path) -> Path:
     return real.with_name(real.name + ".lock")
 
 
+def log_path(path: Path) -> Path:
+    """Where a controller without a terminal says what it does."""
+    real = path.resolve()
+    return real.with_name(real.name + ".log")
+
+
 def check_place(path: Path) -> None:
     """Raises LedgerError unless a ledger is at `path`, as far as its first bytes tell, or could be made there."""
     if path.is_dir():

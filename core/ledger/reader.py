@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from core.ledger.errors import LedgerError
+from core.ledger.errors import LedgerError, OlderSchema
 
 _MAGIC = b"SQLite format 3\0"
 
@@ -85,7 +85,7 @@ def _refuse_what_is_no_ledger(connection: sqlite3.Connection, path: Path) -> Non
     if found > known:
         raise LedgerError(f"{path} has schema {found} of a newer hillclimb, this one knows {known}: upgrade hillclimb")
     if found < known:
-        raise LedgerError(
+        raise OlderSchema(
             f"{path} has the older schema {found}: `hillclimb drive` brings it to {known}, then read it again"
         )
 

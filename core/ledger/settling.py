@@ -80,7 +80,8 @@ def end_visit(tx: Transaction, visit: int, said: VisitEnded) -> EndedVisit:
         host=row.host,
         experiment=row.experiment,
         state=state,
-        kind=kind,
+        # what its host went through is news of the host, also when the visit came too late
+        kind=said.kind or kind,
         reason=said.reason,
         accepted=settlement is not None and settlement.accept,
         make_up=make_up,

@@ -203,7 +203,13 @@ class Ledger:
     def alarm(self, series: int, experiment: str, reason: str) -> None:
         """Pauses the experiment because the first jobs of its series failed alike; a series does so once."""
         with self._transaction() as tx:
-            steering.pause(tx, experiment, reason)
+            first = tx.first(
+                "SELECT r.reason FROM run r CROSS JOIN visit v ON v.id = r.visit CROSS JOIN block b ON b.id = v.block "
+                "WHERE r.outcome = 'failed' AND b.series = :s AND r.reason <> '' ORDER BY r.id LIMIT 1",
+                s=series,
+            )
+            said = f"; the first said: {first.reason.splitlines()[0][:500]}" if first else ""
+            steering.pause(tx, experiment, reason + said)
             tx.change("INSERT INTO alarm (series, raised_at_ns) VALUES (:s, :now)", s=series, now=tx.now_ns)
 
     def resume(self, experiment: str) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 import typer
 
 from core.errors import HillclimbError
-from orchestrator.cli import read, run
+from orchestrator.cli import pool, read, run
 
 app = typer.Typer(
     name="hillclimb",
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 run.register(app)
 read.register(app)
+pool.register(app)
 
 
 @app.callback(invoke_without_command=True)

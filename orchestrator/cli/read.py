@@ -88,21 +88,26 @@ def table(
 
 def status(
     experiment: Annotated[str | None, typer.Argument(help="an experiment's id, or the beginning of one")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="first say what changes, until there is no more")] = False,
     series: Series = None,
     ledger: LedgerOption = None,
     output: Output = "table",
 ) -> None:
     """Say whether every cell has its last word, what runs, and why each waiting block waits.
 
-    hillclimb status first
+    With --follow it exits as a `run` that ended so: 3 with failed jobs, 6 when nobody drives what is left.
+
+    hillclimb status first --follow
     """
     from orchestrator.report import status as standing
     from orchestrator.report.render import parse_output, print_report
 
     form = parse_output(output)
+    code = _follow(experiment, series, ledger) if follow else 0
     with _reader(ledger) as (db, path):
         report = standing.overall(db, path) if experiment is None else standing.one(db, path, experiment, series)
     print_report(report, form)
+    raise typer.Exit(code)
 
 
 def compare(
@@ -163,6 +168,22 @@ def sql(
     with _reader(ledger) as (db, _):
         rows = ask(db, query)
     print_rows(rows, form)
+
+
+def _follow(experiment: str | None, series: int | None, ledger: Path | None) -> int:
+    from time import monotonic
+
+    from rich.console import Console
+
+    from core.errors import HillclimbError
+    from core.ledger.paths import default_path
+    from orchestrator.follow import follow
+    from orchestrator.progress import Progress
+
+    if series is not None:
+        raise HillclimbError("--follow and --series exclude each other: only the newest series is being measured")
+    with Progress(Console(stderr=True), monotonic) as progress:
+        return follow(default_path(ledger), experiment, progress)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ Hosts = Annotated[int | None, typer.Option("--hosts", min=1, max=64, help="emula
 Axes = Annotated[list[str] | None, typer.Option("-a", "--axis", help="AXIS=V1,V2: other values for an axis")]
 Excludes = Annotated[list[str] | None, typer.Option("-x", "--exclude", help="AXIS=V: leave these cells out")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE: another value in the file")]
+Detach = Annotated[bool, typer.Option("--detach", help="drive it in a process that outlives this terminal")]
 Again = Annotated[bool, typer.Option("--again", help="the code or [measure] changed: measure a new series")]
 SameSeries = Annotated[bool, typer.Option("--same-series", help="the code or [measure] changed: go on in the old")]
 Where = Annotated[list[str] | None, typer.Option("--where", help="FIELD=VALUE: only these jobs")]
@@ -40,6 +41,7 @@ def run(
     set_: Sets = None,
     again: Again = False,
     same_series: SameSeries = False,
+    detach: Detach = False,
     ledger: LedgerOption = None,
     output: Output = "table",
 ) -> None:
@@ -54,8 +56,11 @@ def run(
     from orchestrator.requests import answer_all, enqueue
     from orchestrator.session import drive as drive_pool
 
-    form, wanted, path, console = parse_output(output), _pool(pool, hosts), default_path(ledger), _stderr()
+    form, wanted, path, console = parse_output(output), reachable_pool(pool, hosts), default_path(ledger), _stderr()
     body = _queue_body(matrix, axis, exclude, set_, again, same_series)
+    if detach:
+        _queue_and_detach(path, body, pool, hosts)
+        return
     with Ledger.open(path) as held:
         answer_all(held)
         queued = enqueue(held, body)
@@ -82,21 +87,37 @@ def queue(
     _decide(ledger, "queue", _queue_body(matrix, axis, exclude, set_, again, same_series))
 
 
-def drive(pool: PoolOption = "local", hosts: Hosts = None, ledger: LedgerOption = None) -> None:
-    """Drive everything that is queued to its end.
+def drive(
+    experiment: Annotated[list[str] | None, typer.Argument(help="experiments, or the beginnings of them [all]")] = None,
+    pool: PoolOption = "local",
+    hosts: Hosts = None,
+    detach: Detach = False,
+    ledger: LedgerOption = None,
+) -> None:
+    """Drive what is queued to its end.
 
     hillclimb drive --pool pools/mine.toml
     """
     from core.ledger.paths import default_path
+    from core.ledger.queries import find_experiment
+    from core.ledger.reader import open_reader
     from core.ledger.writer import Ledger
-    from orchestrator.requests import require
+    from orchestrator.requests import answer_all, find, require
     from orchestrator.session import drive as drive_pool
 
-    path = default_path(ledger)
+    path, names = default_path(ledger), experiment or []
     require(path)
-    wanted = _pool(pool, hosts)
+    wanted = reachable_pool(pool, hosts)
+    if detach:
+        with open_reader(path) as db:
+            names = [find_experiment(db, name).id for name in names]
+        _detach(path, names, pool, hosts)
+        return
     with Ledger.open(path) as held:
-        raise typer.Exit(drive_pool(held, wanted, None, _stderr()))
+        # it may have been asked to queue what is named here
+        answer_all(held)
+        scope = {find(held, name) for name in names} or None
+        raise typer.Exit(drive_pool(held, wanted, scope, _stderr()))
 
 
 def plan(
@@ -197,6 +218,38 @@ def _queue_body(
     return queue_body(text, str(matrix), overrides, on_change)
 
 
+def _queue_and_detach(path: Path, body: dict[str, Any], pool: str, hosts: int | None) -> None:
+    """Queues a matrix, here or with the controller that drives the ledger, and starts one where there is none."""
+    from core.ledger.holder import holder
+    from core.ledger.queries import queue as open_blocks
+    from core.ledger.reader import open_reader
+    from orchestrator.requests import decide, expansion_of
+
+    experiment = expansion_of(body).experiment
+    before = holder(path)
+    typer.echo(decide(path, "queue", body), err=True)
+    if before is not None and holder(path) == before:
+        typer.echo(f"pid {before.pid} on {before.machine} drives this ledger and takes {experiment} up")
+        typer.echo(f"hillclimb status {experiment} --follow    shows how it goes")
+        return
+    with open_reader(path) as db:
+        waits = any(block.experiment == experiment for block in open_blocks(db))
+    if waits:
+        _detach(path, [experiment], pool, hosts)
+
+
+def _detach(path: Path, names: list[str], pool: str, hosts: int | None) -> None:
+    """Starts `hillclimb drive` in a process of its own and says how to reach it. Raises Died."""
+    from core.ledger.paths import log_path
+    from orchestrator.detach import start
+
+    emulated = [] if hosts is None else ["--hosts", str(hosts)]
+    pid = start(["drive", *names, "--pool", pool, *emulated, "--ledger", str(path)], path)
+    typer.echo(f"pid {pid} drives {', '.join(names) or 'what is queued'}; what it says goes to {log_path(path)}")
+    typer.echo(f"hillclimb status {names[0] + ' ' if len(names) == 1 else ''}--follow    shows how it goes")
+    typer.echo(f"kill {pid}    ends it; `hillclimb drive` goes on from there")
+
+
 def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
     """`NAME=VALUE` texts as a mapping. Raises HillclimbError."""
     pairs: dict[str, str] = {}
@@ -210,7 +263,7 @@ def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
     return pairs
 
 
-def _pool(name: str, hosts: int | None) -> "Pool":
+def reachable_pool(name: str, hosts: int | None) -> "Pool":
     """The pool of that name, found reachable. Raises PoolError."""
     from infra.pool import LocalPool, read_pool
     from orchestrator.session import check

@@ -27,6 +27,9 @@ _UNITS = {"ms": "ms", "s": "s", "pct": "%", "bytes": "B"}
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
+# These numbers are names: a person types them back.
+_NAMES = frozenset({"pid", "visit", "request"})
+
 # On a narrow terminal, a column of nothing longer stays on one line and leaves the folding to the others.
 _WHOLE = 20
 
@@ -87,6 +90,8 @@ def human(key: str, value: Any, short: bool = False) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int) and key in _NAMES:
+        return str(value)
     if isinstance(value, int | float):
         text = f"{value:,}" if isinstance(value, int) else _digits(value)
         return f"{text} {unit}" if unit else text

@@ -9,8 +9,13 @@ from core.ledger import queries
 from core.ledger.completeness import ENDED, Standing, standings
 from core.ledger.holder import Holder, holder
 from core.ledger.rows import Record
+from core.ledger.stopped import stopped_advice
+from core.lifecycle import HostState
 from orchestrator.report.labels import cell_name, labels_of
 from orchestrator.report.render import Report, Row, Rows
+
+# These take visits, or will without anyone's help.
+_WORKING = frozenset({HostState.READY, HostState.BUSY, HostState.SUSPECT})
 
 
 def overall(db: sqlite3.Connection, path: Path) -> Report:
@@ -63,6 +68,11 @@ def _now(db: sqlite3.Connection, path: Path, experiment: str | None) -> dict[str
     return {
         "visits": [_visit(v) for v in queries.open_visits(db) if experiment in (None, v.experiment)],
         "waiting": _waiting(db, held, experiment),
+        "hosts": [
+            {"host": c.host, "state": c.state, "reason": c.reason, "since": _clock(c.since_ns)}
+            for c in queries.conditions(db)
+            if c.reason
+        ],
         "requests": [
             {"request": r["id"], "verb": r["verb"], "asked_by": r["asked_by"], "asked": _clock(r["asked_at_ns"])}
             for r in queries.unanswered(db)
@@ -89,25 +99,37 @@ def _visit(v: queries.OpenVisit) -> Row:
 
 def _waiting(db: sqlite3.Connection, held: Holder | None, experiment: str | None) -> Rows:
     waiting = [b for b in queries.queue(db) if b.visit is None]
-    unusable = queries.unusable_hosts(db)
-    no_host = "; ".join(f"{host}: {reason}" for host, reason in unusable.items())
+    obstacle = _obstacle(db, held)
     rows, ahead = [], 0
     for block in waiting:
         if experiment in (None, block.experiment):
-            why = _why(block, held, no_host, ahead)
+            why = _why(block, obstacle, ahead)
             rows.append({"experiment": block.experiment, "group": block.grp, "block": block.ordinal, "why": why})
         ahead += block.paused is None
     return rows
 
 
-def _why(block: queries.OpenBlock, held: Holder | None, no_host: str, ahead: int) -> str:
+def _obstacle(db: sqlite3.Connection, held: Holder | None) -> str:
+    """What keeps every block waiting; "" when nothing does."""
+    if held is None:
+        return "nobody drives this ledger: `hillclimb drive` does"
+    if advice := stopped_advice(held.pid, held.machine):
+        return f"its controller does nothing: {advice}"
+    hosts = queries.conditions(db)
+    if any(HostState(c.state) in _WORKING for c in hosts):
+        return ""
+    ill = "; ".join(f"{c.host} is {c.state}: {c.reason}" for c in hosts if c.reason)
+    if ill:
+        return f"no usable host ({ill}): `hillclimb pool check` says more"
+    return "its hosts are being looked at" if hosts else ""
+
+
+def _why(block: queries.OpenBlock, obstacle: str, ahead: int) -> str:
     """The first thing that stands in the way."""
     if block.paused is not None:
         return f"paused ({block.paused}): `hillclimb resume {block.experiment}` lets it go on"
-    if held is None:
-        return "nobody drives this ledger: `hillclimb drive` does"
-    if no_host:
-        return f"no usable host ({no_host}): free one of them; it is probed again by itself"
+    if obstacle:
+        return obstacle
     queued = f"queued behind {ahead}" if ahead else "next"
     return f"{queued}, on another host than {block.avoid_host} if there is one" if block.avoid_host else queued
 

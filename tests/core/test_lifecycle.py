@@ -17,6 +17,7 @@ from core.lifecycle import (
     Judgement,
     Outcome,
     Result,
+    Settlement,
     State,
     VisitState,
     check,
@@ -50,7 +51,9 @@ LEGAL: dict[State, str] = {
 }
 STATES: list[State] = [*BlockState, *VisitState, *HostState]
 
-JOB, HOST, AMBIGUOUS = ([k for k in Kind if blame(k) is b] for b in (Blame.JOB, Blame.HOST, Blame.AMBIGUOUS))
+JOB, HOST, AMBIGUOUS, NOBODY = (
+    [k for k in Kind if blame(k) is b] for b in (Blame.JOB, Blame.HOST, Blame.AMBIGUOUS, Blame.NOBODY)
+)
 GOOD = [Outcome.OK, Outcome.CHECKED, Outcome.UNSUPPORTED]
 
 
@@ -104,12 +107,55 @@ def test_history_forgets_an_ambiguous_failure_after_a_good_run_and_never_a_final
     assert remember(one, "h2", [("a", crash)]).failed == {"a", "b"}
 
 
-# -- settle, by property -----------------------------------------------------------------------------------------------
+# -- the two budgets, by property --------------------------------------------------------------------------------------
 
 RESULTS = st.one_of(
     st.sampled_from([Result(o) for o in (*GOOD, Outcome.STOPPED)]),
     st.sampled_from([Result(Outcome.FAILED, k) for k in Kind]),
 )
+ATTEMPTS = st.lists(st.tuples(st.sampled_from(["h1", "h2", "h3"]), RESULTS), max_size=12)
+
+
+@given(ATTEMPTS)
+def test_job_fails_for_good_by_its_own_fault_or_by_two_ambiguous_ones_in_a_row(
+    attempts: list[tuple[str, Result]],
+) -> None:
+    """DESIGN 7 in other words, over every kind. What the host did, and what nobody did, leaves no trace."""
+    history, strikes, done = History(), [], False
+    for host, result in attempts:
+        before = history
+        judgement = judge("j", result, history)
+        history = remember(history, host, [("j", result)])
+        if result.outcome in GOOD:
+            strikes = []
+            assert judgement is Judgement.GOOD
+        elif result.kind in JOB:
+            done = True
+            assert judgement is Judgement.CONDEMNED
+        elif result.kind in AMBIGUOUS:
+            strikes.append(host)
+            done |= len(strikes) > 1
+            # exactly one retry, wherever it was
+            assert judgement is (Judgement.RETRY if len(strikes) == 1 else Judgement.CONDEMNED)
+        else:
+            assert result.kind in (None, *HOST, *NOBODY)
+            assert (judgement, history) == (Judgement.NOTHING, before)
+        assert ("j" in history.failed) is done
+        assert list(history.ambiguous.get("j", ())) == strikes[:1]
+
+
+@given(ATTEMPTS, RESULTS)
+def test_attempts_of_one_job_say_nothing_about_another(attempts: list[tuple[str, Result]], result: Result) -> None:
+    history = History()
+    for host, other in attempts:
+        history = remember(history, host, [("other", other)])
+    assert judge("j", result, history) is judge("j", result, History())
+    after = remember(history, "h1", [("j", result)])
+    assert after.ambiguous.get("other") == history.ambiguous.get("other")
+    assert ("other" in after.failed) is ("other" in history.failed)
+
+
+# -- settle, by property -----------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -187,6 +233,22 @@ def test_condemned_are_the_jobs_that_history_then_holds(
     settlement = settle(arms, results, history)
     after = remember(history, "h2", [(a.job, results[a.slot]) for a in arms if a.slot in results])
     assert set(settlement.condemned) == after.failed - history.failed
+
+
+@given(groups(), st.data())
+def test_infrastructure_alone_settles_nothing_and_spends_nothing(arms: tuple[Arm, ...], data: st.DataObject) -> None:
+    results = {a.slot: Result(Outcome.FAILED, data.draw(st.sampled_from([*HOST, *NOBODY]))) for a in arms}
+    settlement = settle(arms, results, History())
+    assert settlement == Settlement(accept=False, make_up=(), condemned={}, retry=False)
+
+
+@given(visits())
+def test_only_an_ambiguous_failure_sends_the_next_attempt_elsewhere(
+    visit: tuple[tuple[Arm, ...], dict[int, Result], History],
+) -> None:
+    arms, results, history = visit
+    first = [a for a in arms if a.slot in results and not history.ambiguous.get(a.job)]
+    assert settle(arms, results, history).retry is any(results[a.slot].kind in AMBIGUOUS for a in first)
 
 
 @given(groups(references=1), st.data())

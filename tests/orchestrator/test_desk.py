@@ -125,9 +125,9 @@ def test_desk_of_a_host_whose_visit_met_a_busy_accelerator_recovers_it_although_
     host = ready()
     host.on_visit_ended({Kind.TPU_BUSY}, "EBUSY", now=0)
     host.on_observation(seen(), now=0)
-    assert host.mode is Mode.RECOVER
+    assert (host.mode, host.not_before) == (Mode.RECOVER, BACKOFF_S[0])
     host.on_observation(seen(mode=Mode.RECOVER), now=1)
-    assert host.state is HostState.READY
+    assert (host.state, host.not_before) == (HostState.READY, 0.0)
 
 
 def test_desk_of_a_host_that_still_runs_a_visit_recovers_it_afterwards():

@@ -21,6 +21,7 @@ from core.job import Job, MoeBlockJob
 from core.ledger.errors import LedgerError, UnknownExperiment
 from core.ledger.queries import Ambiguous, NothingMatched
 from core.ledger.writer import Ledger
+from core.lifecycle import HostState
 from core.matrix import Overrides, expand
 from core.visit import Target
 from orchestrator.cli import read
@@ -490,16 +491,39 @@ def test_status_waiting_blocks_say_why(run: Command, tmp_path: Path) -> None:
         assert why["first"] == "paused (lunch): `hillclimb resume first` lets it go on"
         assert as_json(run, path, "status", "second")["waiting"][0]["why"] == "next"
         ledger.resume("first")
-        dirty = said.Entry(
-            seq=ledger.acked("spool") + 1, at_ns=1, visit=None, body=said.Probed(clean=False, reason="busy")
-        )
-        ledger.ingest("spool", "h1", [dirty])
-        assert "no usable host (h1: busy)" in as_json(run, path, "status", "first")["waiting"][0]["why"]
+        ledger.see_condition("h1", HostState.UNKNOWN, "")
+        assert as_json(run, path, "status", "first")["waiting"][0]["why"] == "its hosts are being looked at"
+        ledger.see_condition("h1", HostState.QUARANTINED, "pid 7 holds it")
+        report = as_json(run, path, "status", "first")
+        assert "no usable host (h1 is quarantined: pid 7 holds it)" in report["waiting"][0]["why"]
+        assert [(h["host"], h["state"], h["reason"]) for h in report["hosts"]] == [
+            ("h1", "quarantined", "pid 7 holds it")
+        ]
+        ledger.see_host("h2", "m2", "cpu", 4)
+        ledger.see_condition("h2", HostState.READY, "")
+        assert as_json(run, path, "status", "first")["waiting"][0]["why"] == "next"
+        assert len(as_json(run, path, "status", "first")["hosts"]) == 1
     report = as_json(run, path, "status", "first")
     assert report["ledger"][0]["held_by"] is None
     assert {row["why"] for row in report["waiting"]} == {"nobody drives this ledger: `hillclimb drive` does"}
     assert report["conclusion"][0]["conclusion"].startswith("first is not complete: 5 of 6 cells have no last word yet")
     assert (report["cells"][0]["state"], report["cells"][0]["reason"]) == ("waiting", "1 of 3 blocks")
+
+
+def test_status_hosts_of_an_earlier_pool_do_not_count(run: Command, tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    with Ledger.open(path) as ledger:
+        queue(ledger)
+        for host in ("old", "new"):
+            ledger.see_host(host, host, "cpu", 4)
+            ledger.see_condition(host, HostState.READY, "")
+    with Ledger.open(path) as ledger:
+        ledger.see_condition("new", HostState.HELD, "held by ann")
+        why = as_json(run, path, "status", "first")["waiting"][0]["why"]
+        assert why == "no usable host (new is held: held by ann): `hillclimb pool check` says more"
+    # who only asks, as `pause` does, has no hosts
+    Ledger.open(path).close()
+    assert [host["host"] for host in as_json(run, path, "status", "first")["hosts"]] == ["new"]
 
 
 def test_status_running_visit_shows_its_phase(run: Command, tmp_path: Path) -> None:

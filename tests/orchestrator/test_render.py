@@ -94,6 +94,7 @@ def test_report_csv_has_the_first_section_and_says_what_it_left_out(capsys: pyte
         ("tokens_per_s", 64000.0, "64,000"),
         ("sleep_s", 2.5, "2.5 s"),
         ("n", 1234567, "1,234,567"),
+        ("pid", 1234567, "1234567"),
         ("error", 1.2e-7, "1.200e-07"),
         ("ok", False, "no"),
         ("x", None, "-"),

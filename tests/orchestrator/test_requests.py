@@ -1,11 +1,15 @@
 """Steering without a controller: at once, in the order asked, and never by making a ledger of a misspelt path."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from core.errors import HillclimbError
 from core.ledger.errors import LedgerError, UnknownExperiment
+from core.ledger.queries import Ambiguous
+from core.ledger.reader import open_reader
 from core.ledger.requests import ask, wait_for_answer
 from core.ledger.writer import Ledger, OnChange
 from core.matrix import Overrides
@@ -34,6 +38,27 @@ def test_steering_an_unknown_experiment_names_the_nearest(tmp_path: Path) -> Non
     with pytest.raises(UnknownExperiment, match="chaos") as refused:
         decide(tmp_path / "l.db", "pause", {"experiment": "choas", "why": "lunch"})
     assert refused.value.exit_code == 5
+
+
+@pytest.mark.parametrize("verb", ["pause", "retry", "cancel", "resume"])
+def test_steering_takes_the_beginning_of_an_experiment(tmp_path: Path, verb: str) -> None:
+    decide(tmp_path / "l.db", "queue", BODY)
+    decide(tmp_path / "l.db", "queue", BODY | {"text": MATRIX.replace('"chaos"', '"chess"')})
+    assert decide(tmp_path / "l.db", verb, {"experiment": "cha", "where": {}, "why": "lunch"}).startswith("chaos")
+    with pytest.raises(Ambiguous, match="chaos, chess"):
+        decide(tmp_path / "l.db", verb, {"experiment": "ch", "where": {}, "why": "lunch"})
+
+
+def test_steering_a_ledger_of_an_older_version_brings_it_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    decide(path, "queue", BODY)
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE condition; DROP TABLE alarm; UPDATE alembic_version SET version_num = '0001'")
+    with pytest.raises(LedgerError, match="older schema"), open_reader(path):
+        pass
+    assert "is paused: lunch" in decide(path, "pause", {"experiment": "chaos", "why": "lunch"})
+    with open_reader(path) as db:
+        assert db.execute("SELECT paused FROM experiment").fetchone()[0] == "lunch"
 
 
 def test_what_was_asked_before_is_executed_first(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from core.events import Entry, Environment, RunEnded, RunnerBegan, VisitEnded
 from core.failures import Kind
 from core.job import SelftestJob
-from core.protocol import Controller, Mode, Observation
+from core.protocol import Care, Condition, Controller, Mode, Observation, Verb
 from core.visit import Slot, Visit
 from orchestrator.link import Adopt, Ingest, Link
 from workers.actor import actor_class
@@ -94,6 +94,11 @@ def test_actor_runs_visits_classifies_deaths_and_is_followed(ray, tmp_path: Path
     runner = Identity(began.pid, began.start_time)
     environ = Path(f"/proc/{runner.pid}/environ").read_bytes().split(b"\0")
     assert not [pair for pair in environ if pair.startswith((b"RAY_", b"OMP_NUM_THREADS", b"CUDA_VISIBLE"))]
+    asked = Care(verb=Verb.CHECK, user="bob", machine="laptop").model_dump_json()
+    seen = Condition.model_validate_json(ray.get(client.actor.care.remote(asked), timeout=60))
+    assert [alive.visit for alive in seen.alive] == [2]
+    assert seen.held is not None
+    assert (seen.held.user, seen.facts["ray"]) == ("ann", ray.__version__)
     ray.kill(client.actor)
     deadline = time.monotonic() + 10
     while is_alive(runner):

@@ -90,22 +90,24 @@ def test_runner_moe_visit_is_measured_and_the_second_time_compiled_from_the_cach
     assert [end.outcome for end in of(RunEnded, again)] == ["ok", "ok"]
 
 
-def test_runner_wrong_device_count_fails_every_slot(visit):
+def test_runner_wrong_device_count_ends_the_process_and_blames_no_slot(visit):
     job = {**MOE, "backend": "blocked", "env": {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}}
     code, lines, _, stderr = run(visit(job, {**job, "seed": 1}, target={"platform": "cpu", "devices": 2}))
-    assert code == 0
-    assert [(end.slot, end.kind, end.phase.value) for end in of(RunEnded, events(lines))] == [
-        (0, Kind.WRONG_DEVICE, "init"),
-        (1, Kind.WRONG_DEVICE, "init"),
-    ]
-    assert "asks for 2 cpu devices, JAX shows 5 cpu" in stderr
+    assert (code, of(RunEnded, events(lines))) == (1, [])
+    assert stderr.splitlines()[-1] == "wrong device: the visit asks for 2 cpu devices, JAX shows 5 cpu"
 
 
-def test_runner_platform_that_does_not_start_is_a_wrong_device(visit):
+@pytest.mark.parametrize("claim", [[], ["--claim"]])
+def test_runner_platform_that_does_not_start_is_a_wrong_device(visit, claim):
     job = {**MOE, "backend": "blocked"}
-    code, lines, _, _ = run(visit(job, target={"platform": "cuda", "devices": 1}))
-    assert code == 0
-    assert [end.kind for end in of(RunEnded, events(lines))] == [Kind.WRONG_DEVICE]
+    code, lines, _, stderr = run(visit(job, target={"platform": "cuda", "devices": 1}), *claim)
+    assert (code, of(RunEnded, events(lines))) == (1, [])
+    assert stderr.splitlines()[-1] == "wrong device: cuda does not start: no JAX plugin for it is installed"
+
+
+def test_runner_that_only_claims_its_devices_measures_nothing(visit):
+    code, lines, _, stderr = run(visit(selftest(), target={"platform": "cpu", "devices": 2}), "--claim")
+    assert (code, lines) == (0, []), stderr
 
 
 def test_runner_job_without_a_meaning_fails_alone(visit):

@@ -30,7 +30,14 @@ from core.events import (
 )
 from core.failures import Kind
 from core.job import SelftestJob
-from core.visit import Deadlines, Phase, Slot, Visit
+from core.visit import Deadlines, Phase, Slot, Target, Visit
+from tests.processes import stat
+from tests.workers.conftest import MemoryCgroup
+from tests.workers.stuck import StuckFiles
+from workers import supervisor as supervisor_module
+from workers.host.holders import Places
+from workers.host.marks import Marks, Whose
+from workers.host.probe import probe
 from workers.host.process import Identity, identify, is_alive
 from workers.supervisor import RUNNER, Stop, Supervisor, Workplace
 
@@ -98,6 +105,7 @@ class Bench:
             scratch=root / "scratch",
             cache=root / "cache",
             lock_descriptor=self.lock,
+            marks=Marks(root / "runners"),
             grace_s=0.3,
             probe=self._probe,
             code=self._code,
@@ -107,6 +115,11 @@ class Bench:
 
     async def _probe(self) -> Probed:
         return self.probes.pop(0) if self.probes else CLEAN
+
+    async def look(self) -> Probed:
+        """What there really is to see."""
+        marks, root = self.workplace.marks, self.workplace.scratch
+        return await asyncio.to_thread(probe, Target(), root, Places(), marks)
 
     async def _code(self) -> str:
         return HOST_CODE
@@ -278,10 +291,40 @@ async def test_death_after_every_run_has_ended_costs_nothing(bench: Bench) -> No
     assert [e.exit_status for e in bench.journal.of(RunnerExited)] == ["signal 11 (SIGSEGV)"]
 
 
-async def test_death_before_any_slot_blames_no_run_and_ends_the_visit(bench: Bench) -> None:
+async def test_death_of_a_start_is_known_by_its_words(bench: Bench) -> None:
+    words = "TPU initialization failed: open(/dev/vfio/0): Device or resource busy"
+    end = await bench.run(f"phase(None, 'init'); sys.exit({words!r})")
+    assert (end.state, end.kind) == ("failed", Kind.TPU_BUSY)
+    assert end.reason == f"the runner died in init: exit 1; {words}"
+    assert bench.journal.of(RunEnded) == []
+
+
+async def test_death_in_a_slot_on_a_disk_that_is_full_is_no_fault_of_the_job(bench: Bench) -> None:
+    await bench.run("phase(0, 'inputs'); open('/dev/full', 'w', buffering=1).write('x\\n')")
+    (run,) = bench.journal.of(RunEnded)
+    assert (run.kind, run.phase, run.exit_status) == (Kind.DISK, Phase.INPUTS, "exit 1")
+
+
+@pytest.mark.slow
+async def test_death_for_want_of_memory_is_known_by_the_kernels_own_count(
+    bench: Bench, memory_cgroup: MemoryCgroup
+) -> None:
+    memory_cgroup.take(os.getpid())  # a runner is born where its actor is
+    killed = "os.kill(os.getpid(), signal.SIGKILL)"
+    end = await bench.run(f"phase(0, 'inputs'); {memory_cgroup.eat}", f"phase(1, 'inputs'); {killed}", "ok(2)")
+    assert (end.state, end.kind) == ("failed", Kind.KILLED)
+    eaten, shot = bench.journal.of(RunEnded)
+    assert (eaten.kind, eaten.exit_status) == (Kind.HOST_OOM, "signal 9 (SIGKILL)")
+    assert "Killed process" in eaten.reason or "more oom_kill" in eaten.reason
+    # the same signal, and no evidence
+    assert (shot.kind, shot.exit_status) == (Kind.KILLED, "signal 9 (SIGKILL)")
+
+
+async def test_death_before_any_slot_is_a_strike_against_each_and_ends_the_visit(bench: Bench) -> None:
     end = await bench.run("print('no such flag', file=sys.stderr); phase(None, 'init'); sys.exit(1)")
     assert (end.state, end.kind) == ("failed", Kind.CRASH)
-    assert bench.journal.of(RunEnded) == []
+    (run,) = bench.journal.of(RunEnded)
+    assert (run.outcome, run.kind, run.phase) == ("failed", Kind.CRASH, Phase.INIT)
     (exited,) = bench.journal.of(RunnerExited)
     assert "no such flag" in exited.stderr_tail
 
@@ -302,11 +345,36 @@ async def test_settings_that_let_no_runner_start_fail_their_own_slots_only(bench
     assert "no such flag" in ended[bad].stderr_tail
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("wrong device: the visit asks for 4 cpu devices, JAX shows 5 cpu", Kind.CRASH),
+        ("TPU initialization failed: open(/dev/vfio/0): Device or resource busy", Kind.TPU_BUSY),
+    ],
+)
+async def test_settings_are_blamed_for_what_they_can_bring_about_and_once_only(
+    bench: Bench, words: str, kind: Kind
+) -> None:
+    """A host that starts the others has the right devices: the arm has one more attempt, not one on every host."""
+    end = await bench.run(f"phase(None, 'init'); sys.exit({words!r})", "ok(slots[0])")
+    assert end.state == "finished"
+    ended = {e.slot: e for e in bench.journal.of(RunEnded)}
+    assert (ended[0].outcome, ended[0].kind, ended[0].phase) == ("failed", kind, Phase.INIT)
+    assert ended[1].outcome == "ok"
+
+
 async def test_death_before_any_slot_with_all_settings_fails_the_visit(bench: Bench) -> None:
     end = await bench.run(STILLBORN, STILLBORN + "  # other settings")
     assert (end.state, end.kind) == ("failed", Kind.CRASH)
-    assert bench.journal.of(RunEnded) == []
+    assert [(run.slot, run.kind) for run in bench.journal.of(RunEnded)] == [(0, Kind.CRASH), (1, Kind.CRASH)]
     assert len(bench.journal.of(RunnerExited)) == 2
+
+
+async def test_death_before_any_slot_that_is_the_hosts_for_one_is_no_strike_against_the_others(bench: Bench) -> None:
+    busy = "phase(None, 'init'); sys.exit('open(/dev/vfio/0): Device or resource busy')"
+    end = await bench.run(STILLBORN, busy)
+    assert (end.state, end.kind) == ("failed", Kind.TPU_BUSY)
+    assert bench.journal.of(RunEnded) == []
 
 
 async def test_death_between_two_slots_blames_no_run_and_a_fresh_runner_takes_the_rest(bench: Bench) -> None:
@@ -382,7 +450,7 @@ async def test_a_torn_last_line_of_a_death_is_not_bad_output(bench: Bench) -> No
 
 async def test_stall_of_the_real_runner_ends_the_run_with_its_stacks(real: Bench) -> None:
     hanging = SelftestJob(end="hang", phase="compile")
-    end = await real.finish(real.of_jobs(hanging, SelftestJob(), deadline_s=2.0))
+    end = await real.finish(real.of_jobs(hanging, SelftestJob(), deadline_s=8.0))
     assert end.state == "finished"
     runs = {e.slot: e for e in real.journal.of(RunEnded)}
     assert (runs[0].outcome, runs[0].kind, runs[0].phase) == ("failed", Kind.STALL, Phase.COMPILE)
@@ -418,7 +486,17 @@ async def test_stall_of_a_runner_that_ignores_term_is_killed_after_the_grace(ben
 
 async def test_stall_before_any_event_ends_the_visit_and_blames_no_run(bench: Bench) -> None:
     end = await bench.run("sleep()", deadline_s=1.0)
-    assert (end.state, end.kind) == ("failed", Kind.STALL)
+    assert (end.state, end.kind) == ("failed", Kind.INIT_HANG)
+    assert bench.journal.of(RunEnded) == []
+
+
+async def test_stall_of_a_start_on_a_busy_host_is_the_hosts_and_not_the_slots(bench: Bench) -> None:
+    held = Probed(clean=False, kind=Kind.TPU_BUSY, reason="/dev/vfio/0 is held by pid 7")
+    bench.probes = [CLEAN, held]
+    end = await bench.run("phase(None, 'init'); sleep()", deadline_s=1.0)
+    assert (end.state, end.kind) == ("failed", Kind.TPU_BUSY)
+    assert "no progress in init for 1 s; /dev/vfio/0 is held by pid 7" in end.reason
+    assert bench.journal.of(Probed) == [CLEAN, held]
     assert bench.journal.of(RunEnded) == []
 
 
@@ -448,7 +526,7 @@ async def test_progress_made_while_the_actor_was_stopped_is_no_stall(bench: Benc
 
 
 @pytest.mark.parametrize(
-    ("why", "state", "kind"), [(Stop.CANCELLED, "cancelled", None), (Stop.ORPHANED, "failed", Kind.ORPHANED)]
+    ("why", "state", "kind"), [(Stop.CANCELLED, "cancelled", Kind.CANCELLED), (Stop.ORPHANED, "failed", Kind.ORPHANED)]
 )
 async def test_stop_ends_the_runner_and_the_visit(bench: Bench, why: Stop, state: str, kind: Kind | None) -> None:
     supervisor = bench.supervisor("phase(0, 'measure'); sleep()", "ok(1)")
@@ -467,7 +545,8 @@ async def test_stop_ends_the_runner_and_the_visit(bench: Bench, why: Stop, state
 async def test_stop_before_the_start_starts_nothing(bench: Bench) -> None:
     supervisor = bench.supervisor("ok(0)")
     supervisor.stop(Stop.CANCELLED)
-    assert (await bench.finish(supervisor)).state == "cancelled"
+    end = await bench.finish(supervisor)
+    assert (end.state, end.kind) == ("cancelled", Kind.CANCELLED)
     assert bench.journal.of(RunnerBegan) == []
 
 
@@ -486,6 +565,81 @@ async def test_full_disk_ends_the_runner_and_the_visit(bench: Bench) -> None:
     bench.journal.broken = "the disk is full"
     end = await running
     assert (end.state, end.kind, end.reason) == ("failed", Kind.DISK, "the disk is full")
+
+
+# -- a runner that nothing ends
+
+
+@pytest.fixture
+def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Files that hold whoever looks at them in the kernel. Skips, and says so, where this machine has no FUSE."""
+    monkeypatch.setattr(supervisor_module, "GONE_S", 1.0)
+    try:
+        files = StuckFiles(tmp_path / "stuck")
+    except OSError as error:
+        pytest.skip(f"no FUSE here, so no real state D is seen: {error}")
+    yield files
+    files.let_go()
+
+
+async def run_stuck(bench: Bench, stuck: StuckFiles, supervisor: Supervisor, why: Stop | None = None) -> VisitEnded:
+    """The visit, while a runner of it is in state D; then that one is let go, and is gone."""
+    assert (await bench.look()).clean
+    running = asyncio.create_task(supervisor.run())
+    await asyncio.to_thread(stuck.wait_for_a_question)
+    if why is not None:
+        supervisor.stop(why)
+    async with asyncio.timeout(60):
+        await running
+    runner = runner_of(bench.journal)
+    assert stat(runner.pid)[0] == "D"
+    (fault,) = bench.journal.of(HostFault)
+    assert fault.fault == "runner survives SIGKILL"
+    assert f"runner {runner.pid} survives SIGKILL (thread {runner.pid} in state D" in fault.detail
+    (exited,) = bench.journal.of(RunnerExited)
+    assert exited.exit_status == "none: it survives SIGKILL"
+    seen = await bench.look()
+    assert (seen.clean, seen.kind) == (False, Kind.TPU_BUSY)
+    assert fault.detail == seen.reason
+    assert bench.workplace.marks.whose(runner.pid) is Whose.STALE
+    stuck.let_go()
+    await until(lambda: not is_alive(runner))
+    assert (await bench.look()).clean
+    (end,) = bench.journal.of(VisitEnded)
+    return end
+
+
+async def test_runner_that_survives_sigkill_ends_the_visit_and_gets_no_other_beside_it(
+    bench: Bench, stuck: StuckFiles
+) -> None:
+    bench.workplace = replace(bench.workplace, probe=bench.look)
+    supervisor = bench.supervisor(f"phase(0, 'measure'); os.stat({str(stuck.path)!r})", "ok(1)", deadline_s=1.0)
+    end = await run_stuck(bench, stuck, supervisor)
+    assert (end.state, end.kind) == ("failed", Kind.TPU_BUSY)
+    assert "survives SIGKILL" in end.reason
+    (run,) = bench.journal.of(RunEnded)
+    assert (run.slot, run.kind, run.exit_status) == (0, Kind.STALL, "none: it survives SIGKILL")
+    assert len(bench.journal.of(RunnerBegan)) == 1
+
+
+async def test_runner_that_survives_sigkill_before_any_slot_is_the_hosts(bench: Bench, stuck: StuckFiles) -> None:
+    supervisor = bench.supervisor(f"phase(None, 'init'); os.stat({str(stuck.path)!r})", deadline_s=1.0)
+    end = await run_stuck(bench, stuck, supervisor)
+    assert (end.state, end.kind) == ("failed", Kind.INIT_HANG)
+    assert bench.journal.of(RunEnded) == []
+
+
+async def test_runner_that_survives_sigkill_does_not_hold_up_a_cancel(bench: Bench, stuck: StuckFiles) -> None:
+    supervisor = bench.supervisor(f"phase(0, 'measure'); os.stat({str(stuck.path)!r})", "ok(1)")
+    end = await run_stuck(bench, stuck, supervisor, Stop.CANCELLED)
+    assert (end.state, end.kind) == ("cancelled", Kind.CANCELLED)
+
+
+async def test_runner_that_survives_sigkill_after_its_last_run_leaves_the_visit_finished(
+    bench: Bench, stuck: StuckFiles
+) -> None:
+    supervisor = bench.supervisor(f"ok(0); os.stat({str(stuck.path)!r})", deadline_s=1.0)
+    assert await run_stuck(bench, stuck, supervisor) == VisitEnded(state="finished")
 
 
 # -- process group, parent and lock

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.events import Probed, VisitBegan, VisitEnded
+from core.events import Probed, Rung, VisitBegan, VisitEnded
 from core.failures import Kind
 from core.job import SelftestJob
 from core.protocol import Alive, Answer, Call, Controller, HostHeld, Mode, Observation
@@ -16,6 +16,8 @@ from workers.supervisor import Stop
 from workers.sync import STALLED_S, SyncHost
 
 ORPHAN_S = 30.0
+CLEAN = Probed(clean=True)
+BUSY = Probed(clean=False, kind=Kind.TPU_BUSY, reason="pid 7 has it")
 ANN = Controller(user="ann", machine="desk", pid=7)
 
 
@@ -54,7 +56,7 @@ class Host:
         self.now = 1000.0
         self.lock = FakeLock()
         self.executions: list[FakeExecution] = []
-        self.looks = 0
+        self.ladders = 0
         self.core = SyncHost("host", ORPHAN_S, self.lock, self)
         self._generation = 0
 
@@ -67,9 +69,8 @@ class Host:
     def on_disk(self, change: Callable[[], None]) -> None:
         change()
 
-    def look(self) -> None:
-        self.looks += 1
-        self.core.probed(Probed(clean=True, free_disk_bytes=self.looks))
+    def recover(self) -> None:
+        self.ladders += 1
 
     def execute(self, visit: Visit, spool: Spool, order: tuple[int, int]) -> FakeExecution:
         spool.begin(visit.visit, order, "sitting")
@@ -293,6 +294,7 @@ def test_host_with_a_broken_spool_drains_and_takes_visits_again_when_recovered(h
     assert reply.draining == "the disk is full"
     assert host.started == [5]
     assert host.sync(6, mode=Mode.RECOVER).draining == ""
+    host.core.recovered(CLEAN)
     host.sync(6)
     assert host.started == [5, 6]
 
@@ -309,11 +311,146 @@ def test_mode_drain_lets_the_desired_visit_finish_and_starts_no_other(host: Host
     assert host.started == [5]
 
 
-def test_mode_recover_probes_and_starts_nothing(host: Host) -> None:
+def test_mode_recover_climbs_the_ladder_once_a_stay_and_starts_nothing(host: Host) -> None:
+    for _ in range(3):
+        reply = host.sync(5, mode=Mode.RECOVER)
+        assert (reply.mode, reply.recovering, reply.probe) == (Mode.RECOVER, True, None)
+    host.core.recovered(BUSY)
     reply = host.sync(5, mode=Mode.RECOVER)
-    assert host.looks == 1
-    assert reply.probe == Probed(clean=True, free_disk_bytes=1)
+    assert (reply.recovering, reply.probe) == (False, BUSY)
+    assert (host.ladders, host.started) == (1, [])
+    reply = host.sync(5)
+    assert (reply.mode, host.started) == (Mode.RUN, [5])
+    host.end()
+    assert host.sync(mode=Mode.RECOVER).recovering
+    assert host.ladders == 2
+
+
+def test_mode_recover_waits_for_the_end_of_the_visit_that_runs(host: Host) -> None:
+    host.sync(5)
+    assert host.sync(5, mode=Mode.RECOVER).recovering
+    assert host.ladders == 0
+    assert host.executions[0].stops == []
+    host.end()
+    assert host.ladders == 1
+    assert host.sync(5, mode=Mode.RECOVER).recovering
+
+
+def test_mode_recover_left_before_its_ladder_began_leaves_it_out(host: Host) -> None:
+    host.sync(5)
+    host.sync(5, mode=Mode.RECOVER)
+    assert not host.sync(5).recovering
+    host.end()
+    assert host.ladders == 0
+
+
+def test_mode_recover_left_while_climbing_starts_nothing_before_the_ladder_ends(host: Host) -> None:
+    host.sync(mode=Mode.RECOVER)
+    reply = host.sync(5)
+    assert (reply.mode, reply.recovering, host.started) == (Mode.RUN, True, [])
+    host.core.recovered(CLEAN)
+    assert host.started == [5]
+    assert host.ladders == 1
+
+
+def test_mode_recover_of_the_next_owner_climbs_again(host: Host) -> None:
+    host.sync(mode=Mode.RECOVER)
+    host.core.recovered(CLEAN)
+    host.pass_time(ORPHAN_S + 1)
+    host.sync(ledger_id="two", spool_id=None)
+    host.sync(ledger_id="two", mode=Mode.RECOVER)
+    assert host.ladders == 2
+
+
+def test_ladder_keeps_the_host_from_drain_and_orphan_clock_until_its_end(host: Host) -> None:
+    host.sync(mode=Mode.RECOVER)
+    host.sync(mode=Mode.DRAIN)
+    host.pass_time(ORPHAN_S + 1)
+    assert host.lock.held
+    assert not host.core.is_idle
+    host.core.recovered(CLEAN)
+    host.pass_time(1)
+    assert not host.lock.held
+
+
+def test_ladder_tells_the_owner_every_rung_and_its_end(host: Host) -> None:
+    host.sync(mode=Mode.RECOVER)
+    rung = Rung(step="holders", good=True)
+    host.core.climbed(rung)
+    host.core.recovered(BUSY)
+    reply = host.sync(mode=Mode.RECOVER)
+    assert [(entry.visit, entry.body) for entry in reply.entries] == [(None, rung), (None, BUSY)]
+
+
+def test_ladder_climbed_for_a_person_starts_nothing_and_tells_the_owner(host: Host) -> None:
+    assert host.core.climb() == ""
+    assert "already" in host.core.climb()
+    assert host.sync(5).recovering
     assert host.started == []
+    host.core.recovered(CLEAN)
+    assert host.started == [5]
+    assert bodies(host.sync(5))[0] is Probed
+    assert "visit 5 runs" in host.core.climb()
+    assert host.ladders == 1
+
+
+# -- probes
+
+
+def test_probe_that_turns_is_told_and_one_that_does_not_is_not(host: Host) -> None:
+    for seen in (CLEAN, CLEAN, BUSY, BUSY, CLEAN):
+        host.core.probed(seen)
+    reply = host.sync()
+    assert [(entry.visit, entry.body) for entry in reply.entries] == [(None, BUSY), (None, CLEAN)]
+    assert reply.probe == CLEAN
+
+
+def test_probe_of_a_visit_is_told_by_the_visit_alone(host: Host) -> None:
+    host.sync(5)
+    host.core.probed(BUSY)
+    host.end("failed")
+    host.core.probed(BUSY)
+    assert bodies(host.sync(5)) == [VisitBegan, VisitEnded]
+
+
+def test_probe_that_was_unclean_before_the_owner_came_is_told_to_it(host: Host) -> None:
+    host.core.probed(BUSY)
+    host.sync(mode=Mode.DRAIN, acked_seq=1)
+    host.sync(ledger_id="two", spool_id=None)
+    host.core.probed(BUSY)
+    assert bodies(host.sync(ledger_id="two")) == [Probed]
+
+
+# -- a person
+
+
+def test_host_drained_by_hand_finishes_its_visit_and_says_why_to_every_ledger(host: Host) -> None:
+    host.sync(5)
+    host.core.drain("drained by bob")
+    assert host.sync(5, 6).draining == "drained by bob"
+    assert host.executions[0].stops == []
+    assert host.sync(ledger_id="two", spool_id=None).draining == "drained by bob"
+    host.end()
+    assert host.started == [5]
+    host.core.put_back()
+    assert host.started == [5, 6]
+    reply = host.sync(6)
+    assert (reply.draining, reply.releases) == ("", 1)
+
+
+def test_host_drained_by_its_owner_says_so_to_no_other_ledger(host: Host) -> None:
+    host.sync(5)
+    assert host.sync(5, mode=Mode.DRAIN).draining == "asked to drain"
+    assert host.sync(ledger_id="two", spool_id=None).draining == ""
+
+
+def test_condition_tells_who_has_the_host_and_what_runs(host: Host) -> None:
+    host.sync(5)
+    host.core.probed(CLEAN)
+    seen = host.core.condition
+    assert seen.held == HostHeld(user="ann", controller="desk:7", since="noon")
+    assert [alive.visit for alive in seen.alive] == [5]
+    assert (seen.probe, seen.draining) == (CLEAN, "")
 
 
 # -- owner

@@ -195,7 +195,7 @@ class Actor:
         self._jobs.append((change, then))
         self.later(self.world.random.choice((0.001, 0.01, 0.2)), self._work)
 
-    def look(self) -> None:
+    def recover(self) -> None:
         pass
 
     def execute(self, visit: Visit, spool: Spool, order: tuple[int, int]) -> Execution:

@@ -1,5 +1,6 @@
 """The devices a process measures on: claimed once, asserted to be the ones asked for, and asked how full they are."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -28,11 +29,8 @@ def claim(target: Target, cache: Path | None) -> dict[str, str]:
         # a bare assertion is how JAX says that nothing installed knows the platform
         why = str(error) or "no JAX plugin for it is installed"
         raise WrongDevice(f"{target.platform.value} does not start: {why}") from error
-    platform = devices[0].platform
-    if platform != STARTED_AS[target.platform] or len(devices) != target.devices:
-        raise WrongDevice(
-            f"the visit asks for {target.devices} {target.platform.value} devices, JAX shows {len(devices)} {platform}"
-        )
+    if refusal := _refusal(target, devices):
+        raise WrongDevice(refusal)
     return {
         "platform": target.platform.value,
         "device_kind": devices[0].device_kind,
@@ -41,6 +39,20 @@ def claim(target: Target, cache: Path | None) -> dict[str, str]:
         "jaxlib": installed("jaxlib"),
         "libtpu": installed("libtpu"),
     }
+
+
+def _refusal(target: Target, devices: Sequence[jax.Device]) -> str:
+    """What is wrong with the devices that JAX started; "" when they are those of `target`."""
+    platforms, kinds = ({getattr(device, name) for device in devices} for name in ("platform", "device_kind"))
+    wanted = STARTED_AS[target.platform]
+    if platforms == {STARTED_AS[Platform.CPU]} != {wanted}:
+        return f"JAX fell back to the CPU, the visit asks for {target.devices} {target.platform.value} devices"
+    if platforms != {wanted} or len(devices) != target.devices:
+        shown = f"JAX shows {len(devices)} {'/'.join(sorted(platforms))}"
+        return f"the visit asks for {target.devices} {target.platform.value} devices, {shown}"
+    if target.kind and kinds != {target.kind}:
+        return f"the visit asks for devices of kind {target.kind!r}, JAX shows {', '.join(map(repr, sorted(kinds)))}"
+    return ""
 
 
 def bytes_in_use() -> int:

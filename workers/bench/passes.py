@@ -22,10 +22,6 @@ from workers.bench.wire import Wire
 REASON_CHARS = 4_000
 
 
-def _failed(wire: Wire, slot: Slot, kind: Kind, phase: Phase, reason: str) -> None:
-    wire.send(RunEnded(slot=slot.slot, outcome="failed", kind=kind, phase=phase, reason=reason[:REASON_CHARS]))
-
-
 class MemoryNotReturned(Exception):
     """A slot left arrays behind: the slots after it need a fresh process."""
 
@@ -53,7 +49,8 @@ class Step:
         )
 
     def fail(self, kind: Kind, phase: Phase, reason: str) -> None:
-        _failed(self.wire, self.slot, kind, phase, reason)
+        reason = reason[:REASON_CHARS]
+        self.wire.send(RunEnded(slot=self.slot.slot, outcome="failed", kind=kind, phase=phase, reason=reason))
 
 
 class _Stopped(Exception):
@@ -78,12 +75,6 @@ def _in_phase(step: Step, phase: Phase) -> Iterator[None]:
         step.fail(fault.kind, phase, fault.reason)
         step.bench.drop()
         raise _Stopped from error
-
-
-def fail_all(visit: Visit, wire: Wire, kind: Kind, phase: Phase, reason: str) -> None:
-    """End every slot of a process that cannot run any."""
-    for slot in visit.slots:
-        _failed(wire, slot, kind, phase, reason)
 
 
 def run(visit: Visit, steps: Sequence[Step], bytes_in_use: Callable[[], int] | None) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from workers.host.process import Identity, identify
+from workers.host.marks import Marks
+from workers.host.process import Identity, identify, stuck
 from workers.host.tail import Tail
 
 # What is in a dead runner's pipes is there at once. They stay open longer only in a process that left its group.
@@ -35,8 +36,12 @@ async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTr
 class Child:
     """A running process. Made by `spawn`; `events` are the bytes it writes to its events descriptor."""
 
-    def __init__(self, process: subprocess.Popen[bytes], identity: Identity) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], identity: Identity, marks: Marks, mark: dict[str, str]
+    ) -> None:
         self._process = process
+        self._marks = marks
+        self._mark = mark
         self.identity = identity
         self.output = Tail()
         self.events: asyncio.StreamReader
@@ -46,9 +51,10 @@ class Child:
 
     @classmethod
     async def spawn(
-        cls, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, inherit: Sequence[int]
+        cls, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, inherit: Sequence[int], marks: Marks
     ) -> "Child":
-        """Start `command`, with `--events FD` appended and the descriptors of `inherit`. Raises OSError."""
+        """Start `command`, with `--events FD` appended and the descriptors of `inherit`, marked. Raises OSError."""
+        mark = marks.new()
         events_read, events_write = os.pipe()
         output_read, output_write = os.pipe()
         try:
@@ -57,7 +63,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=output_write,
-                env=env,
+                env={**env, **mark},
                 cwd=cwd,
                 pass_fds=(events_write, *inherit),
                 start_new_session=True,
@@ -76,13 +82,24 @@ class Child:
         # Ours and not reaped, so it is still there to be identified.
         identity = identify(process.pid)
         assert identity is not None
-        child = cls(process, identity)
+        marks.record(mark, identity)
+        child = cls(process, identity, marks, mark)
         child._watch()
         child.events, events_transport = await _reader(events_read)
         output, output_transport = await _reader(output_read)
         child._transports = [events_transport, output_transport]
         child._drained = asyncio.create_task(child._keep(output))
         return child
+
+    @property
+    def returncode(self) -> int | None:
+        """As `subprocess.Popen` says it; None while the process is there."""
+        return self.exited.result() if self.exited.done() else None
+
+    def give_up(self) -> str:
+        """Wait no longer for a process that survives SIGKILL. Returns what it is doing. Blocking."""
+        self._marks.give_up(self._mark, self.identity)
+        return stuck(self.identity)
 
     def signal_leader(self, number: signal.Signals) -> None:
         if not self.exited.done():
@@ -117,6 +134,7 @@ class Child:
             # Not Popen.wait: it calls a status that somebody else took an exit 0.
             _, status = os.waitpid(self.identity.pid, 0)
             self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._marks.forget(self._mark)
             self.exited.set_result(self._process.returncode)
 
         loop.add_reader(pidfd, reap)

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from core.model import Frozen
-from core.visit import Target
+from core.visit import Deadlines, Target
 
 
 class HostConfig(Frozen):
@@ -16,5 +16,8 @@ class HostConfig(Frozen):
     target: Target = Target()
     orphan_s: Annotated[float, Field(gt=0)] = 900.0
     kill_foreign: bool = Field(False, description="the ladder may end processes that are not hillclimb's own")
+    trial_s: Annotated[float, Field(gt=0, description="within this a process starts the accelerator, or cannot")] = (
+        Deadlines().start + Deadlines().init
+    )
     # libtpu resets its chips when it ends by TERM: TERM, wait, KILL freed them where KILL alone almost never did.
     grace_s: Annotated[float, Field(ge=0)] = 10.0

@@ -6,6 +6,7 @@ A file is durable when its bytes, its name and its directory are: write, fsync, 
 import os
 import shutil
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 # Below this a visit's spool (a few MiB) and one compiled program (tens of MiB) may no longer fit.
 MIN_FREE_BYTES = 64 << 20
@@ -34,9 +35,10 @@ def write_durably(path: Path, text: str) -> None:
 def complaint(directory: Path) -> tuple[str, int]:
     """Why `directory` is not fit to write to, "" when it is, and its free bytes. Writes a file to find out."""
     try:
-        trial = directory / ".trial"
-        trial.write_bytes(b"\0" * 4096)
-        trial.unlink()
+        # A name of its own: two looks at a time must not take each other's file away.
+        with NamedTemporaryFile(dir=directory, prefix=".trial-") as trial:
+            trial.write(b"\0" * 4096)
+            trial.flush()
         free_bytes = shutil.disk_usage(directory).free
     except OSError as error:
         return f"{directory} cannot be written: {error.strerror}; free some space or fix its permissions", 0

@@ -3,14 +3,21 @@
 The runner inherits the descriptor, and an `flock` belongs to the open file and not to a process: the lock is free when
 the last of the two is gone. So it is released by closing, never by LOCK_UN, which would take it from a runner too. The
 file is never unlinked: that would make two owners. Its content is for people; only the lock counts.
+
+What a dead actor's runner left behind may have the descriptor and never go. It is ended when nobody else has the file
+open: a living actor always has.
 """
 
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.protocol import Controller, HostHeld
+from workers.host.marks import Marks
+from workers.host.orphans import end_orphans
+from workers.host.process import Identity
 
 
 def held_by(controller: Controller, since: str) -> HostHeld:
@@ -18,10 +25,12 @@ def held_by(controller: Controller, since: str) -> HostHeld:
 
 
 class HostLock:
-    """The lock file at `path`. Not held at first."""
+    """The lock file at `path`. Not held at first. `marks` tell the orphans of dead actors."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, marks: Marks, grace_s: float) -> None:
         self._path = path
+        self._marks = marks
+        self._grace_s = grace_s
         self._descriptor: int | None = None
 
     @property
@@ -32,19 +41,43 @@ class HostLock:
         return self._descriptor
 
     def acquire(self, controller: Controller, since: str) -> HostHeld | None:
-        """Take the lock for `controller` without waiting. Returns who has it when it is taken."""
+        """Take the lock for `controller`. Returns who has it when it is taken. Waits for nobody but orphans to end."""
+        descriptor = self._take()
+        if descriptor is None:
+            stuck = end_orphans(self._path, self._marks, self._grace_s)
+            descriptor = self._take()
+            if descriptor is None:
+                return self._holder(stuck)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, held_by(controller, since).model_dump_json().encode())
+        self._descriptor = descriptor
+        self._marks.forget_all()
+        return None
+
+    def _take(self) -> int | None:
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         except PermissionError:
-            return self._holder()
+            return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
+            return None
+        return descriptor
+
+    def other(self) -> HostHeld | None:
+        """Who has the lock now, when it is not this actor: asked without taking it from anybody."""
+        if self._descriptor is not None:
+            return None
+        try:
+            with self._path.open() as file:
+                # refused exactly while somebody holds it, and let go with the file
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return self._holder()
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, held_by(controller, since).model_dump_json().encode())
-        self._descriptor = descriptor
+        except OSError:
+            return None
         return None
 
     def release(self) -> None:
@@ -52,9 +85,13 @@ class HostLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _holder(self) -> HostHeld:
+    def _holder(self, stuck: Sequence[Identity] = ()) -> HostHeld:
         try:
-            return HostHeld.model_validate(json.loads(self._path.read_text()))
+            said = HostHeld.model_validate(json.loads(self._path.read_text()))
         except (OSError, ValueError):
             # Its owner is between locking and writing, or the file is not ours to read.
-            return HostHeld(user="unknown", controller=f"the holder of {self._path}", since="unknown")
+            said = HostHeld(user="unknown", controller=f"the holder of {self._path}", since="unknown")
+        if not stuck:
+            return said
+        left = f"left pid {stuck[0].pid} behind, which survives SIGKILL: restart the host"
+        return said.model_copy(update={"controller": f"{said.controller} {left}"})

@@ -9,24 +9,22 @@ from pathlib import Path
 from core.events import Probed
 from core.failures import Kind
 from core.visit import Platform, Target
-from workers.host import disk
-from workers.host.holders import VFIO, holders
+from workers.host import disk, lockfile
+from workers.host.holders import Places, holders, summary
+from workers.host.marks import Marks
+from workers.host.process import stuck
 
 
-def _busy(devices: str) -> str:
-    found = holders(devices)
-    if not found:
-        return ""
-    first = found[0]
-    others = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"{first.device} is held by pid {first.pid} (uid {first.uid}): {first.command[:200]}{others}"
+def probe(target: Target, state: Path, places: Places, marks: Marks) -> Probed:
+    """Look at the disk below `state`, for a runner that survived SIGKILL, and on a TPU host at who has its chips.
 
-
-def probe(target: Target, state: Path, devices: str = VFIO) -> Probed:
-    """Look at the disk below `state`, and on a TPU host at the holders of `devices`. Blocking: walks /proc."""
+    Blocking: walks /proc.
+    """
     reason, free_bytes = disk.complaint(state)
     kind = Kind.DISK if reason else None
+    if kind is None and (left := marks.given_up()):
+        reason, kind = stuck(left[0]), Kind.TPU_BUSY
     if kind is None and target.platform is Platform.TPU:
-        reason = _busy(devices)
+        reason = summary(holders(places, marks)) or lockfile.obstacle(places.lockfile)
         kind = Kind.TPU_BUSY if reason else None
     return Probed(clean=kind is None, kind=kind, reason=reason, free_disk_bytes=free_bytes)

@@ -15,18 +15,27 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel
 
 from core.code import code_hash
-from core.events import Probed
-from core.protocol import PROTOCOL, Answer, Call, Observation
-from core.visit import Visit
+from core.events import Probed, Rung
+from core.failures import Kind
+from core.protocol import PROTOCOL, Answer, Call, Care, Condition, Controller, HostHeld, Observation, Verb
+from core.visit import Platform, Visit
+from workers.host import drained
 from workers.host.config import HostConfig
+from workers.host.drained import Drained
+from workers.host.facts import host_facts
+from workers.host.holders import HERE, Places
+from workers.host.ladder import Ladder
 from workers.host.lock import HostLock
+from workers.host.marks import Marks
 from workers.host.probe import probe
 from workers.host.recovery import open_spool
 from workers.host.spool import Spool
+from workers.host.trial import Trial
 from workers.supervisor import RUNNER, Supervisor, Workplace
 from workers.sync import SyncHost
 
@@ -37,14 +46,20 @@ GATHER_S = 0.05
 TICK_S = 1.0
 # How often an idle host is looked at. A running visit is left in peace: its spool tries the disk with every event.
 PROBE_EVERY_S = 10.0
+# A trial start finds what a probe cannot see: chips that hang, a holder in another container. It is believed for this
+# long; then a visit, and the next ladder if need be, may find out whether it still holds.
+BELIEVED_S = 60.0
+
+
+Result = TypeVar("Result")
 
 
 class _Spoken(BaseModel):
     """As much of a call of any version as it takes to answer it."""
 
     protocol: int
-    epoch: int
-    generation: int
+    epoch: int = 0
+    generation: int = 0
 
 
 class SpoolJournal:
@@ -84,20 +99,27 @@ class SpoolJournal:
 class HostService:
     """Serves `sync` on one host. Made anywhere, used on one event loop."""
 
-    def __init__(self, config: HostConfig, runner: tuple[str, ...] = RUNNER) -> None:
+    def __init__(self, config: HostConfig, runner: tuple[str, ...] = RUNNER, places: Places = HERE) -> None:
         self._config = config
         self._runner = runner
+        self._places = places
         self._state = Path(config.state).expanduser()
         for name in ("scratch", "cache"):
             (self._state / name).mkdir(parents=True, exist_ok=True)
-        self._lock = HostLock(self._state / "lock")
+        self._marks = Marks(self._state / "runners")
+        self._lock = HostLock(self._state / "lock", self._marks, config.grace_s)
         self._core = SyncHost(config.host, config.orphan_s, self._lock, self)
+        self._drained = self._state / "drained"
+        self._core.drain(Drained.read(self._drained))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._tasks: set[asyncio.Task[object]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._sitting = uuid.uuid4().hex
         self._turn = asyncio.Lock()
+        self._draining = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._recovery: asyncio.Task[tuple[Rung, ...]] | None = None
+        self._believed: tuple[Probed, float] | None = None
 
     async def sync(self, text: str) -> str:
         """One call, as JSON of `core.protocol.Call`; returns JSON of an `Observation`. Raises ValueError."""
@@ -109,8 +131,24 @@ class HostService:
                 generation=spoken.generation,
                 answer=Answer.OTHER_PROTOCOL,
             ).model_dump_json()
-        self._ticker = self._ticker or asyncio.create_task(self._tick())
+        self._begin()
         return (await self._answer(Call.model_validate_json(text))).model_dump_json()
+
+    async def care(self, text: str) -> str:
+        """A person's call, as JSON of `core.protocol.Care`; returns JSON of a `Condition`. Raises ValueError."""
+        spoken = _Spoken.model_validate_json(text)
+        if spoken.protocol != PROTOCOL:
+            wrong = f"protocol {spoken.protocol} was spoken, this host speaks {PROTOCOL}"
+            return Condition(
+                host=self._config.host, refused=f"{wrong}: use the hillclimb that started it, or start its pool again"
+            ).model_dump_json()
+        self._begin()
+        return (await self._care_for(Care.model_validate_json(text))).model_dump_json()
+
+    @property
+    def is_free(self) -> bool:
+        """No ledger owns the host, and nothing runs there."""
+        return self._core.is_idle and not self._core.is_owned
 
     async def close(self) -> None:
         """End the visit at once and let the host go."""
@@ -143,29 +181,49 @@ class HostService:
             reply = self._core.heartbeat(call)
         return reply
 
+    def _begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ticker = self._ticker or asyncio.create_task(self._tick())
+
     async def _tick(self) -> None:
         looked = float("-inf")
         while True:
             self._core.tick(time.monotonic())
             if self._core.is_idle and time.monotonic() - looked >= PROBE_EVERY_S:
                 looked = time.monotonic()
-                await self._look()
+                await self._look_while_idle()
+            await self._read_drained()
             await asyncio.sleep(min(TICK_S, self._config.orphan_s / 4))
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    async def _probe(self) -> Probed:
+        seen = await asyncio.to_thread(probe, self._config.target, self._state, self._places, self._marks)
+        if seen.clean and self._believed is not None:
+            found, until = self._believed
+            if time.monotonic() < until:
+                return found.model_copy(update={"free_disk_bytes": seen.free_disk_bytes})
+        return seen
+
     async def _look(self) -> Probed:
-        seen = await asyncio.to_thread(probe, self._config.target, self._state)
+        seen = await self._probe()
         self._core.probed(seen)
         return seen
 
-    def _keep(self, work: Coroutine[None, None, object]) -> None:
+    async def _look_while_idle(self) -> None:
+        """What was seen while a runner started may be the runner."""
+        seen = await self._probe()
+        if self._core.is_idle:
+            self._core.probed(seen)
+
+    def _keep(self, work: Coroutine[None, None, Result]) -> asyncio.Task[Result]:
         """Run `work` beside the calls; the loop alone would forget it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # -- workers.sync.Surroundings ------------------------------------------------------------------------------------
 
@@ -178,10 +236,10 @@ class HostService:
         return open_spool(self._state / ledger_id, time.time_ns)
 
     def on_disk(self, change: Callable[[], None]) -> None:
-        self._thread.submit(change)
+        self._thread.submit(change).add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._wake))
 
-    def look(self) -> None:
-        self._keep(self._look())
+    def recover(self) -> None:
+        self._recovery = self._keep(self._recover())
 
     def execute(self, visit: Visit, spool: Spool, order: tuple[int, int]) -> Supervisor:
         journal = SpoolJournal(visit.visit, order, self._sitting, spool, self._thread, self._wake)
@@ -189,6 +247,7 @@ class HostService:
             scratch=self._state / "scratch",
             cache=self._state / "cache",
             lock_descriptor=self._lock.descriptor,
+            marks=self._marks,
             grace_s=self._config.grace_s,
             probe=self._look,
             code=partial(asyncio.to_thread, code_hash),
@@ -202,3 +261,113 @@ class HostService:
         await supervisor.run()
         self._core.ended()
         self._wake()
+
+    # -- recovery -----------------------------------------------------------------------------------------------------
+
+    async def _recover(self) -> tuple[Rung, ...]:
+        """Climb the ladder, to an end whatever comes. Returns its rungs."""
+        rungs: list[Rung] = []
+
+        def say(rung: Rung) -> None:
+            rungs.append(rung)
+            self._loop.call_soon_threadsafe(self._core.climbed, rung)
+
+        seen = Probed(clean=False, kind=Kind.WORKER_LOST, reason="the ladder broke off: the actor's log says why")
+        try:
+            seen, unseen = await asyncio.to_thread(self._climb, say)
+            self._believed = (seen, time.monotonic() + BELIEVED_S) if unseen else None
+        finally:
+            self._core.recovered(seen)
+            self._wake()
+        return tuple(rungs)
+
+    def _climb(self, say: Callable[[Rung], None]) -> tuple[Probed, bool]:
+        """What is left in the way, and whether it is nothing that a probe could see.
+
+        On a host without TPU chips, or with no room to work in, there is nothing to climb: a look is all.
+        """
+        config = self._config
+        look = partial(probe, config.target, self._state, self._places, self._marks)
+        seen = look()
+        if config.target.platform is not Platform.TPU or seen.kind is Kind.DISK:
+            return seen, False
+        trial = Trial(
+            target=config.target,
+            scratch=self._state / "scratch",
+            marks=self._marks,
+            command=self._runner,
+            lock_descriptor=self._lock.descriptor,
+            grace_s=config.grace_s,
+            deadline_s=config.trial_s,
+        )
+        ladder = Ladder(self._places, self._marks, config.grace_s, config.kill_foreign, trial)
+        trouble = ladder.climb(say)
+        seen = look()
+        if trouble is None:
+            return seen, False
+        found = seen.model_copy(update={"clean": False, "kind": trouble.kind, "reason": trouble.reason})
+        return found, seen.clean
+
+    async def _read_drained(self) -> None:
+        """On an embedded pool a person speaks to another actor of this host: what they asked lies on the disk."""
+        async with self._draining:
+            said = await asyncio.to_thread(Drained.read, self._drained)
+            if said == self._core.drained:
+                return
+            if said:
+                self._core.drain(said)
+            else:
+                self._core.put_back()
+        self._wake()
+
+    # -- what a person asks for ---------------------------------------------------------------------------------------
+
+    async def _care_for(self, care: Care) -> Condition:
+        refused, rungs = "", tuple[Rung, ...]()
+        match care.verb:
+            case Verb.CHECK:
+                pass
+            case Verb.RECOVER:
+                refused, rungs = await self._recover_for(care)
+            case Verb.DRAIN | Verb.RELEASE:
+                refused = await self._set_drained(care)
+        if self._core.is_idle and not rungs:
+            await self._look_while_idle()
+        facts = await asyncio.to_thread(host_facts, self._config.target, self._state)
+        seen = self._core.condition
+        held = seen.held or await asyncio.to_thread(self._lock.other)
+        return seen.model_copy(update={"held": held, "rungs": rungs, "refused": refused, "facts": facts})
+
+    async def _recover_for(self, care: Care) -> tuple[str, tuple[Rung, ...]]:
+        """Climb for a person, with the host's lock. Returns why not, and the rungs."""
+        async with self._turn:
+            borrowed = not self._core.is_owned
+            if borrowed and (held := await self._borrow_lock(care)):
+                return f"{held.user} ({held.controller}) has the host since {held.since}: ask them to release it", ()
+            refused = self._core.climb()
+        try:
+            return (refused, ()) if refused or self._recovery is None else ("", await self._recovery)
+        finally:
+            if borrowed:
+                self._lock.release()
+
+    async def _borrow_lock(self, care: Care) -> HostHeld | None:
+        person = Controller(user=care.user, machine=care.machine, pid=0)
+        take = partial(self._lock.acquire, person, self.wall_clock())
+        return await asyncio.get_running_loop().run_in_executor(self._thread, take)
+
+    async def _set_drained(self, care: Care) -> str:
+        """Durable before it is true. Returns why it could not be made so."""
+        try:
+            async with self._draining:
+                if care.verb is Verb.DRAIN:
+                    said = Drained.asked(care)
+                    await asyncio.to_thread(said.write, self._drained)
+                    self._core.drain(str(said))
+                else:
+                    await asyncio.to_thread(drained.remove, self._drained)
+                    self._core.put_back()
+        except OSError as error:
+            return f"{self._drained} cannot be changed ({error.strerror}): free some space there"
+        self._wake()
+        return ""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from core.events import RunEnded
 from core.failures import Kind
 from core.lifecycle import HostState
 from tests.core.ledger.conftest import Lab, matrix
@@ -71,6 +72,15 @@ def test_host_that_was_set_aside_has_paid_and_is_blamed_only_for_what_comes_afte
     _fail(lab, "h1", 2, Kind.CRASH)
     lab.measure("h2", {0: "ok", 1: "ok"})
     assert {h: len(jobs) for h, jobs in lab.ledger.snapshot().blamed.items()} == {"h1": 1}
+
+
+def test_alarm_brings_the_words_of_the_first_job_that_failed(lab: Lab) -> None:
+    lab.queue()
+    visit = lab.lease("h1")
+    lab.say("h1", visit, RunEnded(slot=1, outcome="failed", kind=Kind.USER_ERROR, reason="topk = 9 is too many\nmore"))
+    lab.ledger.alarm(1, "seeds", "its first jobs failed alike")
+    said = "its first jobs failed alike; the first said: topk = 9 is too many"
+    assert lab.ledger.snapshot().series[1].paused == said
 
 
 def test_alarm_pauses_once_and_is_remembered_until_what_failed_is_forgiven(lab: Lab) -> None:

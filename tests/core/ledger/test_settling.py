@@ -112,6 +112,16 @@ def test_lost_visit_that_finishes_first_wins_and_the_other_is_superseded(lab: La
     assert lab.rows("SELECT outcome FROM run WHERE visit = ?", other) == [("ok",)] * 3
 
 
+def test_superseded_visit_still_tells_what_its_host_went_through(lab: Lab) -> None:
+    lab.queue()
+    block = lab.blocks()[0].id
+    lost = lab.lease("h1", block)
+    lab.ledger.lose(lost, Kind.HOST_LOST, "silent")
+    lab.end("h2", lab.lease("h2", block), {0: "ok", 1: "ok", 2: "ok"})
+    assert lab.end("h1", lost, {}, "failed", Kind.TPU_BUSY).kind is Kind.TPU_BUSY
+    assert lab.rows("SELECT kind FROM visit WHERE id = ?", lost) == [("superseded",)]
+
+
 def test_lost_visit_cut_short_does_not_take_the_block_from_the_one_under_way(lab: Lab) -> None:
     lab.queue()
     block = lab.blocks()[0].id

@@ -1,5 +1,6 @@
 """The order of the two passes, and what becomes of slots that fail, with benches that record what they are asked."""
 
+import errno
 import os
 from dataclasses import dataclass, field
 
@@ -72,7 +73,7 @@ def run(*benches: RecordingBench, held=None, job=JOB):
     raised = None
     try:
         passes.run(visit, steps, None if held is None else iter(held).__next__)
-    except (ValueError, passes.MemoryNotReturned) as error:
+    except (ValueError, OSError, passes.MemoryNotReturned) as error:
         raised = error
     finally:
         os.close(writer)
@@ -106,19 +107,25 @@ def test_run_two_slots_prepares_all_before_it_times_any():
     assert [event.value for event in events if isinstance(event, Metric) and event.name == "bytes_in_use"] == [10, 10]
 
 
+FULL = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+
+
 @pytest.mark.parametrize(
     ("at", "fault", "kind"),
     [
-        ("inputs", MemoryError("no room"), Kind.HBM_OOM),
+        ("inputs", MemoryError("no room"), Kind.HOST_OOM),
         ("lower", TypeError("shapes do not fit"), Kind.COMPILE_ERROR),
         ("lower", JobFault(Kind.COMPILE_ERROR, "a constant"), Kind.COMPILE_ERROR),
         ("compile", RuntimeError("Mosaic says no"), Kind.COMPILE_ERROR),
         ("compile", RuntimeError("RESOURCE_EXHAUSTED: 99G"), Kind.HBM_OOM),
+        ("compile", RuntimeError(f"{FULL}memory space vmem. Used 113M\n 1. in memory space hbm"), Kind.VMEM_OOM),
+        ("compile", RuntimeError(f"{FULL}memory space hbm. Used 596G\n 1. [space=vmem]"), Kind.HBM_OOM),
+        ("compile", RuntimeError("RESOURCE_EXHAUSTED: 1 would exceed 0 [f32[8], space=smem]"), Kind.VMEM_OOM),
         ("check", RuntimeError("RESOURCE_EXHAUSTED: 99G"), Kind.HBM_OOM),
         ("measure", RuntimeError("RESOURCE_EXHAUSTED: 99G"), Kind.HBM_OOM),
     ],
 )
-def test_run_slot_that_fails_on_its_own_account_ends_and_the_next_is_timed(at, fault, kind):
+def test_run_slot_that_fails_alone_ends_and_the_next_is_timed(at, fault, kind):
     asked: list[str] = []
     events, raised = run(RecordingBench(0, asked, at, fault), RecordingBench(1, asked), held=[1, 1])
     assert raised is None
@@ -127,6 +134,14 @@ def test_run_slot_that_fails_on_its_own_account_ends_and_the_next_is_timed(at, f
     assert str(fault) in first.reason
     assert second.outcome == "ok"
     assert asked[asked.index(f"{at} 0") + 1] == "drop 0"
+
+
+@pytest.mark.parametrize("at", ["inputs", "lower", "compile", "check", "place", "measure"])
+def test_run_full_disk_is_never_the_jobs_fault(at):
+    fault = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    events, raised = run(RecordingBench(0, [], at, fault), held=[1])
+    assert raised is fault
+    assert ended(events) == {}
 
 
 @pytest.mark.parametrize("at", ["inputs", "check", "place", "measure"])

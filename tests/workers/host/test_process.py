@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.host.process import Identity, end_survivors, identify, is_alive, survivors
+from workers.host.process import Identity, end_by, end_survivors, identify, is_alive, send, survivors
 
 # Starts a grandchild in the same group, says its pid, and sleeps.
 FAMILY = """
@@ -90,6 +90,22 @@ def test_end_survivors_spares_a_process_with_another_start_time(family) -> None:
     assert end_survivors(leader._replace(start_time=leader.start_time + 10**9)) == []
     assert is_alive(leader)
     assert is_alive(grandchild)
+
+
+def test_send_reaches_the_very_process_and_spares_one_that_was_given_its_pid(family) -> None:
+    _, leader, grandchild = family
+    send(grandchild._replace(start_time=grandchild.start_time - 1), signal.SIGKILL)
+    send(leader, signal.SIGCONT)
+    assert is_alive(grandchild)
+    send(grandchild, signal.SIGKILL)
+    wait_until(lambda: not is_alive(grandchild))
+    send(grandchild, signal.SIGKILL)
+
+
+def test_end_by_returns_who_does_not_end(family) -> None:
+    _, leader, grandchild = family
+    assert end_by(signal.SIGCONT, [leader, grandchild], within_s=0.1) == [leader, grandchild]
+    assert end_by(signal.SIGKILL, [leader, grandchild], within_s=10.0) == []
 
 
 def test_identify_a_process_with_parentheses_in_its_name(tmp_path: Path) -> None:
