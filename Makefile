@@ -1,5 +1,5 @@
 # Two commands on a machine that has Python 3.11 or later, pip, make and git: `make run` and `make test`.
-.PHONY: run test lint clean
+.PHONY: run test lint soak clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,6 +16,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A quarter of an hour of faults, then the rest in peace; SOAK="--minutes 3" for less of it.
+soak: $(READY)
+	$(BIN)/python -m tests.soak $(SOAK)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

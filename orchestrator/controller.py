@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from core.code import code_hash
-from core.failures import Kind
+from core.failures import MEANING, Kind
 from core.ledger.snapshot import OpenVisit, Snapshot
 from core.ledger.writer import EndedVisit, Ledger
 from core.lifecycle import OPEN_VISITS, HostState, VisitState
@@ -408,7 +408,8 @@ class Drive:
 
     def _report(self, ended: EndedVisit) -> None:
         kinds = {kind for kind in (ended.kind, *(run.kind for run in ended.runs)) if kind is not None}
-        self._desks[ended.host].on_visit_ended(kinds, ended.reason, self._clock())
+        why = ended.reason or "; ".join(f"{kind}: {MEANING[kind].advice}" for kind in sorted(kinds))
+        self._desks[ended.host].on_visit_ended(kinds, why, self._clock())
         self._progress.visit_ended(visit_line(ended), ended.wall_s)
         if ended.kind is Kind.ENVIRONMENT_MISMATCH and code_hash() != self._code:
             self._outdated = True

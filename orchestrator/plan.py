@@ -226,15 +226,17 @@ def _assign(
     }
     usable = {h.name for h in world.hosts.values() if h.state in USABLE}
     for block in ready:
+        series = world.ledger.series[block.series]
+        arms = runnable(block.arms, series)
+        avoided = {block.avoid_host}.union(*(series.ambiguous.get(a.job, ()) for a in arms))
+        if usable <= avoided:
+            avoided = set()
         candidates = [
-            h
-            for h in free.values()
-            if not (world.exclusive and machines[h.machine]) and not (h.name == block.avoid_host and len(usable) > 1)
+            h for h in free.values() if h.name not in avoided and not (world.exclusive and machines[h.machine])
         ]
         if not candidates:
             continue
         host = min(candidates, key=lambda h: (block.measured_by.get(h.name, 0), h.name))
-        arms = runnable(block.arms, world.ledger.series[block.series])
         yield Assign(block, host.name, order(arms, block.ordinal))
         del free[host.name]
         machines[host.machine] += 1

@@ -30,9 +30,8 @@ FRESH_PROCESS_EXIT = 75
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def _die_with_parent() -> None:
-    """Have the kernel send SIGKILL when the thread that forked this process ends."""
-    parent = os.getppid()
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel send SIGKILL when the thread of `parent` that forked this process ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
@@ -46,7 +45,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=1, metavar="FD", help="descriptor for events (default: stdout)")
     parser.add_argument("--process", type=int, default=1, metavar="N", help="which runner of its visit this is")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="JAX's persistent compilation cache (default: none)")
-    parser.add_argument("--die-with-parent", action="store_true", help="be killed when the parent ends")
+    parser.add_argument("--die-with-parent", type=int, metavar="PID", help="be killed when PID, the parent, ends")
     parser.add_argument("--claim", action="store_true", help="start the visit's devices and exit 0, 1 if they do not")
     return parser.parse_args()
 
@@ -136,8 +135,8 @@ def main() -> int:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     arguments = _arguments()
-    if arguments.die_with_parent:
-        _die_with_parent()
+    if arguments.die_with_parent is not None:
+        _die_with_parent(arguments.die_with_parent)
     visit = _read_visit(arguments.visit)
 
     from workers.bench.bench import WrongDevice

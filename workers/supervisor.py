@@ -108,6 +108,12 @@ class _Death:
     exit_status: str
     stderr_tail: str
 
+    def strikes(self, slots: list[Slot]) -> list[Slot]:
+        """Those of a process that came to none of its `slots` which pay for its end: all, whose settings let it come to
+        none. A signal from outside says nothing of settings and costs one: without any, a process that is always
+        killed as it starts would be tried for ever."""
+        return slots[:1] if self.kind is Kind.KILLED else slots
+
     def ends_visit(self) -> VisitEnded:
         return VisitEnded(state="failed", kind=self.kind, reason=self.reason)
 
@@ -192,6 +198,7 @@ class Supervisor:
         stillborn: list[tuple[list[Slot], _Death]] = []
         for group in processes(visit.slots):
             remaining = group
+            group_reached = False
             while remaining:
                 probe = await self._look()
                 if end := self._end_from_outside():
@@ -200,12 +207,13 @@ class Supervisor:
                     return VisitEnded(state="failed", kind=probe.kind, reason=probe.reason)
                 process += 1
                 death = await self._run_process(visit.model_copy(update={"slots": tuple(remaining)}), process)
-                reached |= self._progress.has_reached_a_slot
+                group_reached |= self._progress.has_reached_a_slot
+                reached |= group_reached
                 if death is not None:
                     if end := self._end_from_outside():
                         return end
-                    if not self._progress.has_reached_a_slot:
-                        stillborn.append((remaining, death))
+                    if not group_reached:
+                        stillborn.append((death.strikes(remaining), death))
                         break
                     deaths += 1
                     if deaths == LAST_DEATH:
@@ -256,7 +264,7 @@ class Supervisor:
         self._progress = Progress(since=self._clock(), pending=set(slots))
         self._bad_output = None
         cache = str(self._workplace.cache)
-        options = (str(file), "--cache", cache, "--process", str(process), "--die-with-parent")
+        options = (str(file), "--cache", cache, "--process", str(process), "--die-with-parent", str(os.getpid()))
         child = await Child.spawn(
             (*self._workplace.command, *options),
             env=process_settings(visit, inherited_environment(os.environ)),

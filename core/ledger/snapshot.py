@@ -3,7 +3,7 @@
 Built by `core.ledger.writer` in one read transaction; read by `orchestrator.plan`, which is pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from core.failures import Kind
@@ -36,7 +36,8 @@ class OpenVisit(NamedTuple):
 
 class SeriesView(NamedTuple):
     """What a series' runs say so far. `verdicts`: distinct jobs in the order they first got a final run -> None for a
-    good one, the kind for a failed one. `measured`: the jobs with a good run. `failed`: those that failed for good."""
+    good one, the kind for a failed one. `measured`: the jobs with a good run. `failed`: those that failed for good.
+    `ambiguous`: job -> the hosts it failed on, ambiguously, since it last ran well."""
 
     id: int
     experiment: str
@@ -44,6 +45,7 @@ class SeriesView(NamedTuple):
     verdicts: tuple[Kind | None, ...]
     measured: frozenset[str]
     failed: frozenset[str]
+    ambiguous: Mapping[str, Sequence[str]] = {}
     alarmed: bool = False  # it was paused once because its first jobs failed alike
 
 

@@ -99,7 +99,7 @@ def _view(tx: Transaction, series: int, experiment: str, views: Views) -> Series
     if series not in views.series:
         stand = standing(tx, series)
         views.series[series] = SeriesView(
-            series, experiment, None, stand.verdicts, stand.measured, stand.history.failed
+            series, experiment, None, stand.verdicts, stand.measured, stand.history.failed, stand.history.ambiguous
         )
     return views.series[series]
 

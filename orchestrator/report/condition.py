@@ -86,7 +86,7 @@ def _reason(state: Health, silence: str, seen: Condition) -> str:
             return "; ".join(filter(None, (_visits(seen), _held(seen))))
         case Health.DRAINING:
             still = f"; {_visits(seen)}" if seen.alive else ""
-            return f"{seen.draining}{still}: `hillclimb pool release {seen.host}` lets it take visits again"
+            return f"{seen.draining}{still}"
         case Health.UNCLEAN:
             what = seen.probe.reason if seen.probe else ""
             return f"{what}: `hillclimb pool recover {seen.host}` frees what it may"

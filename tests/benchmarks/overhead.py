@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from core.code import code_hash
 from core.ledger.writer import Ledger
 from core.visit import Target, Visit
-from tests.conftest import BIN, end_session, ray_head
+from tests.cluster import BIN, Cluster
 from workers.bench.settings import process_settings
 
 VISITS = 12
@@ -91,20 +91,21 @@ def main() -> None:
         matrix = root / "overhead.toml"
         matrix.write_text(MATRIX)
         began = time.monotonic()
-        head, pool = ray_head(root / "ray")
+        cluster = Cluster(root / "ray", head_host="h")
+        pool = cluster.pool
         ray_s = time.monotonic() - began
-        os.environ["HILLCLIMB_STATE"] = str(root / "state")
+        os.environ["HILLCLIMB_STATE"] = str(cluster.state)
         try:
             orchestrated(matrix, root / "warm.db", pool)
             files = visit_files(root / "warm.db", root)
-            (cache,) = (root / "state" / "hosts").glob("*/cache")
+            (cache,) = (cluster.state / "hosts").glob("*/cache")
             with_us, without = [], []
             for i in range(rounds):
                 with_us.append(orchestrated(matrix, root / f"{i}.db", pool))
                 without.append(bare(files, cache))
                 print(f"round {i + 1}: {with_us[-1]:.2f} s with hillclimb, {without[-1]:.2f} s bare", flush=True)
         finally:
-            end_session(head)
+            cluster.end()
     ours, theirs = statistics.median(with_us), statistics.median(without)
     print(
         f"{ours / VISITS:.2f} s a visit; ratio of medians {ours / theirs:.4f}; "

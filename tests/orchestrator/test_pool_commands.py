@@ -172,7 +172,7 @@ def test_pool_commands_on_attached_hosts_set_them_aside_and_put_them_back(
     assert (code, row["state"]) == (0, "draining")
     code, (row,), _ = pool(hillclimb, "check", host, *at)
     assert (code, row["state"]) == (1, "draining")
-    assert "its disk is changed: `hillclimb pool release" in str(row["reason"])
+    assert "its disk is changed; `hillclimb pool release`" in str(row["reason"])
 
     matrix, ledger, log = tmp_path / "chaos.toml", tmp_path / "l.db", tmp_path / "log"
     matrix.write_text(MATRIX)

@@ -189,8 +189,8 @@ def _stacks(runner: subprocess.Popen) -> str:
 
 
 PARENT = """
-import subprocess, sys
-runner = subprocess.Popen([*sys.argv[1:], "--die-with-parent"], stdout=subprocess.PIPE, text=True)
+import os, subprocess, sys
+runner = subprocess.Popen([*sys.argv[1:], "--die-with-parent", str(os.getpid())], stdout=subprocess.PIPE, text=True)
 while '"phase":"measure"' not in runner.stdout.readline(): pass
 print(runner.pid, flush=True)
 sys.stdin.read()

@@ -45,7 +45,7 @@ SCRIPTED = """
 import argparse, json, os, signal, subprocess, sys, time
 parser = argparse.ArgumentParser()
 parser.add_argument("visit"); parser.add_argument("--events", type=int); parser.add_argument("--cache")
-parser.add_argument("--process", type=int); parser.add_argument("--die-with-parent", action="store_true")
+parser.add_argument("--process", type=int); parser.add_argument("--die-with-parent", type=int)
 options = parser.parse_args()
 visit = json.load(open(options.visit))
 slots = [slot["slot"] for slot in visit["slots"]]
@@ -327,6 +327,22 @@ async def test_death_before_any_slot_is_a_strike_against_each_and_ends_the_visit
     assert (run.outcome, run.kind, run.phase) == ("failed", Kind.CRASH, Phase.INIT)
     (exited,) = bench.journal.of(RunnerExited)
     assert "no such flag" in exited.stderr_tail
+
+
+async def test_kill_from_outside_before_any_slot_is_a_strike_against_one(bench: Bench) -> None:
+    killed = {"SCRIPT": "phase(None, 'init'); os.kill(os.getpid(), signal.SIGKILL)"}
+    end = await bench.finish(bench.of_jobs(*(SelftestJob(env=killed, seed=seed) for seed in range(3))))
+    assert (end.state, end.kind) == ("failed", Kind.KILLED)
+    assert [(e.slot, e.kind) for e in bench.journal.of(RunEnded)] == [(0, Kind.KILLED)]
+
+
+async def test_kill_at_the_start_of_a_second_runner_is_the_second_death_and_no_strike(bench: Bench) -> None:
+    kill = "os.kill(os.getpid(), signal.SIGKILL)"
+    second = {"SCRIPT": f"if options.process == 1: phase(slots[0], 'compile')\n{kill}"}
+    end = await bench.finish(bench.of_jobs(*(SelftestJob(env=second, seed=seed) for seed in range(3))))
+    assert (end.state, end.kind) == ("failed", Kind.KILLED)
+    assert [e.process for e in bench.journal.of(RunnerExited)] == [1, 2]
+    assert [(e.slot, e.kind, e.phase) for e in bench.journal.of(RunEnded)] == [(0, Kind.KILLED, Phase.COMPILE)]
 
 
 STILLBORN = "print('no such flag', file=sys.stderr); phase(None, 'init'); sys.exit(1)"

@@ -19,7 +19,9 @@ class Drained(Frozen):
 
     def __str__(self) -> str:
         why = f": {self.why}" if self.why else ""
-        return f"drained by {self.user} on {self.machine} since {self.since}{why}"
+        return (
+            f"drained by {self.user} on {self.machine} since {self.since}{why}; `hillclimb pool release` puts it back"
+        )
 
     @classmethod
     def asked(cls, care: Care) -> Self:
@@ -34,7 +36,7 @@ class Drained(Frozen):
         except FileNotFoundError:
             return ""
         except ValueError:
-            return f"drained, {path} does not say by whom"
+            return f"drained, {path} does not say by whom; `hillclimb pool release` puts it back"
 
     def write(self, path: Path) -> None:
         """Durable when it returns. Raises OSError."""

@@ -68,7 +68,7 @@ class Trial:
         """The exit status, None past the deadline, and what is left of it."""
         mark = self.marks.new()
         process = subprocess.Popen(
-            [*self.command, str(file), "--claim", "--die-with-parent"],
+            [*self.command, str(file), "--claim", "--die-with-parent", str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
