@@ -95,9 +95,9 @@ def visits(ledger: Path) -> int:
 def test_run_on_an_attached_ray_survives_a_killed_controller(
     hillclimb: str, attached_ray: Path, matrix: Path, tmp_path: Path
 ) -> None:
-    """Twenty seeds: SIGKILL at a random moment after the first visit was assigned, then the same command again."""
+    """Eight seeds: SIGKILL at a random moment after the first visit was assigned, then the same command again."""
     handed_over = 0
-    for seed in range(20):
+    for seed in range(8):
         ledger, log = tmp_path / f"{seed}.db", tmp_path / f"{seed}.log"
         first = start(hillclimb, matrix, ledger, log, "--pool", str(attached_ray))
         try:
@@ -123,7 +123,7 @@ def test_run_on_an_attached_ray_survives_a_killed_controller(
 
 @pytest.mark.usefixtures("state")
 def test_run_on_the_embedded_pool_survives_a_killed_controller(hillclimb: str, matrix: Path, tmp_path: Path) -> None:
-    for seed in range(5):
+    for seed in range(2):
         ledger, log = tmp_path / f"{seed}.db", tmp_path / f"{seed}.log"
         first = start(hillclimb, matrix, ledger, log)
         try:

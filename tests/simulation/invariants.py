@@ -4,6 +4,7 @@ Those about a ledger are asked of its rows after every change, by a reader of it
 the simulated machines, which know what really runs, after every step.
 """
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.events import Entry
-from core.failures import Blame, blame
+from core.failures import Blame, Kind, blame
 from core.ledger import queries
 from core.ledger.completeness import ENDED, CellState, condemned, standings
 from core.ledger.counting import counted
@@ -55,12 +56,13 @@ class Rows(NamedTuple):
     blocks: Mapping[int, sqlite3.Row]
     visits: Mapping[int, sqlite3.Row]
     runs: Mapping[int, tuple[Any, ...]]
+    forgiven: Mapping[tuple[int, str], int]
     cells: int
     events: int
     epoch: int
 
 
-NOTHING = Rows({}, {}, {}, 0, 0, 0)
+NOTHING = Rows({}, {}, {}, {}, 0, 0, 0)
 
 
 # -- about a ledger's rows --------------------------------------------------------------------------------------------
@@ -168,11 +170,29 @@ def i6_one_visit_a_machine(life: "Life", host: str, now: Rows) -> None:
         hold(visit["state"] not in _OPEN or not is_beside, 6, f"two visits on {boxes[host]}, the machine of {host}")
 
 
-def i7_retried_elsewhere(life: "Life", block: int, host: str, now: Rows) -> None:
-    """A block that failed ambiguously on a host goes to another while there is one."""
+def i7_retried_elsewhere(life: "Life", block: int, host: str, order: Sequence[int], now: Rows) -> None:
+    """What failed ambiguously on a host goes to another while there is one: a block, and every job of it."""
     usable = {desk.spec.name for desk in life.drive._desks.values() if desk.state in USABLE}
-    is_back = now.blocks[block]["avoid_host"] == host
-    hold(not is_back or usable <= {host}, 7, f"block {block} goes back to {host}, where it failed, and not to {usable}")
+    row = now.blocks[block]
+    slots = json.loads(row["slots"])
+    avoided = {row["avoid_host"]} | {failed_on(slots[slot]["job"], row["series"], now) for slot in order}
+    what = f"block {block} goes back to {host}, where it or a job of it failed, and not to {usable - avoided}"
+    hold(host not in avoided or usable <= avoided, 7, what)
+
+
+def failed_on(job: str, series: int, now: Rows) -> str | None:
+    """The host of a job's last failure that could be its own doing, unless it has run well since or was forgiven."""
+    ended = {visit["id"]: visit["ended_at_ns"] or 0 for visit in now.visits.values()}
+    for run in sorted(now.runs.values(), key=lambda run: (ended[run[1]], run[0]), reverse=True):
+        visit = now.visits[run[1]]
+        is_its = run[7] == job and now.blocks[visit["block"]]["series"] == series
+        if not is_its or run[3] in (None, "stopped") or visit["ended_at_ns"] is None:
+            continue
+        if run[3] == "failed" and blame(Kind(run[4])) is Blame.HOST:
+            continue
+        is_open = run[3] == "failed" and visit["id"] > now.forgiven.get((series, job), 0)
+        return str(visit["host"]) if is_open else None
+    return None
 
 
 def i9_acknowledged_is_stored(call: Call, stored: int) -> None:
@@ -244,11 +264,11 @@ class Audit:
             i9_an_answered_cancel_is_done(self._cancels.pop(request), now)
         self._before = now
 
-    def leasing(self, life: "Life", block: int, host: str) -> None:
+    def leasing(self, life: "Life", block: int, host: str, order: Sequence[int]) -> None:
         """Before a lease."""
         i6_a_clean_host_heard_of(life, host)
         i6_one_visit_a_machine(life, host, self._before)
-        i7_retried_elsewhere(life, block, host, self._before)
+        i7_retried_elsewhere(life, block, host, order, self._before)
 
     def look_at_all(self) -> None:
         """What takes longer: whenever a controller has ended."""
@@ -304,9 +324,10 @@ class Audit:
     def _rows(self) -> Rows:
         ask = self._db.execute
         return Rows(
-            blocks={r["id"]: r for r in ask("SELECT id, accepted_visit, closed, avoid_host FROM block")},
-            visits={r["id"]: r for r in ask("SELECT id, block, host, state, kind, reason FROM visit")},
+            blocks={r["id"]: r for r in ask("SELECT id, series, slots, accepted_visit, closed, avoid_host FROM block")},
+            visits={r["id"]: r for r in ask("SELECT id, block, host, state, kind, reason, ended_at_ns FROM visit")},
             runs={r[0]: tuple(r) for r in ask("SELECT id, visit, slot, outcome, kind, reason, process, job FROM run")},
+            forgiven={(r["series"], r["job"]): r["visit"] for r in ask("SELECT series, job, visit FROM forgiven")},
             cells=ask("SELECT COUNT(*) FROM cell").fetchone()[0],
             events=ask("SELECT SUM(acked_seq) FROM spool").fetchone()[0],
             epoch=ask("SELECT MAX(epoch) FROM controller").fetchone()[0],

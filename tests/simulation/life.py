@@ -60,7 +60,7 @@ class WatchedLedger(Ledger):
 
     def lease(self, block: int, host: str, order: Sequence[int]) -> int:
         with self.life.world.judged():
-            self.life.audit.leasing(self.life, block, host)
+            self.life.audit.leasing(self.life, block, host, order)
         return super().lease(block, host, order)
 
     def ingest(self, spool_id: str, host: str, entries: Sequence[Entry]) -> Ingested:

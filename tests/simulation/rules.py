@@ -23,7 +23,7 @@ from orchestrator import controller, link, requests
 from orchestrator.controller import Drive
 from orchestrator.desk import Desk
 from orchestrator.link import Ingest, Link, Replace
-from orchestrator.plan import Effect, Lose, World, plan
+from orchestrator.plan import Effect, World, plan
 from tests.simulation import life
 from tests.simulation.life import WatchedLedger
 from tests.simulation.machine import Machine
@@ -240,11 +240,6 @@ def a_host_is_lost_after_three_misses_and_15_s(patch: Patch) -> None:
     patch.setattr(link, "LOST_S", 0.0)
 
 
-@rule("I2", "lose_power")
-def the_block_of_a_lost_host_goes_elsewhere(patch: Patch) -> None:
-    _without(patch, Lose)
-
-
 @rule("visits", "cut_link", weathers=CALM_SEA, dying=False, hosts=(1,), how_many=(3,), pace=6.0)
 def a_lost_visit_that_proves_alive_is_taken_back(patch: Patch) -> None:
     patch.setattr(Drive, "_may_run", staticmethod(lambda visit, _taken: visit.state in lifecycle.OPEN_VISITS))
@@ -352,8 +347,3 @@ def a_request_is_done_before_it_is_answered(patch: Patch) -> None:
             do(ledger, request.verb, request.body)
 
     patch.setattr(requests, "answer_all", answer_all)
-
-
-def _without(patch: Patch, kind: type[Effect]) -> None:
-    """A plan that never has such an effect."""
-    patch.setattr(controller, "plan", lambda world, now: [e for e in plan(world, now) if not isinstance(e, kind)])

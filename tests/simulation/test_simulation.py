@@ -18,9 +18,9 @@ from tests.simulation.seeds import simulate
 
 pytestmark = pytest.mark.slow
 
-SEEDS = 120
+SEEDS = 48
 # So many tests that two workers share the work evenly.
-SHARES = 6
+SHARES = 4
 
 
 def seeds(share: int) -> range:
