@@ -8,7 +8,7 @@ version.
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from core.events import Entry, Probed, Rung
 from core.model import Frozen
@@ -100,6 +100,12 @@ class Observation(Frozen):
     @property
     def order(self) -> tuple[int, int]:
         return (self.epoch, self.generation)
+
+
+class Spoken(BaseModel):
+    """As much of what any version says as it takes to know the version."""
+
+    protocol: int
 
 
 class Verb(StrEnum):

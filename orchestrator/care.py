@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import NamedTuple, Protocol
 
 from core.errors import HillclimbError
-from core.protocol import PROTOCOL, Care, Condition, Verb
+from core.protocol import PROTOCOL, Care, Condition, Spoken, Verb
 from core.visit import Deadlines
 from orchestrator.controller import HostDown, HostSilent
 
@@ -63,7 +63,7 @@ async def _ask(reach: Reach, host: str, care: Care, within_s: float) -> Answer:
         return Answer(host, None, str(error))
     except TimeoutError:
         return Answer(host, None, f"no answer within {within_s:g} s")
-    condition = Condition.model_validate_json(said)
-    if condition.protocol != PROTOCOL:
-        return Answer(host, None, f"its actor speaks protocol {condition.protocol}, this hillclimb {PROTOCOL}")
-    return Answer(host, condition)
+    spoken = Spoken.model_validate_json(said).protocol
+    if spoken != PROTOCOL:
+        return Answer(host, None, f"its actor speaks protocol {spoken}, this hillclimb {PROTOCOL}")
+    return Answer(host, Condition.model_validate_json(said))

@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from pydantic import ValidationError
+
 from core.code import code_hash
 from core.failures import MEANING, Kind
 from core.ledger.snapshot import OpenVisit, Snapshot
 from core.ledger.writer import EndedVisit, Ledger
 from core.lifecycle import OPEN_VISITS, HostState, VisitState
-from core.protocol import Call, Mode, Observation
+from core.protocol import PROTOCOL, Call, Mode, Observation, Spoken
 from core.protocol import Controller as Caller
 from core.visit import Visit
 from infra.pool import HostSpec, Policy
@@ -29,6 +31,9 @@ from orchestrator.progress import Progress, visit_line
 
 # How often the ledger is looked at for requests of other processes, and backed-off hosts for their time.
 TICK_S = 0.5
+
+# Every round of a plan leaves less to do: far more than any pool has hosts and visits.
+ROUNDS = 1000
 
 # How often a host that obeys another ledger is asked whether it still does: it answers at once.
 HELD_S = 1.0
@@ -172,7 +177,7 @@ class Drive:
         if self._ledger.changed() or not self._asked:
             self._asked = True
             requests.answer_all(self._ledger, self._execute)
-        while True:
+        for _ in range(ROUNDS):
             snapshot = self._ledger.snapshot()
             now = self._clock()
             effects = plan(self._world(snapshot, now), now)
@@ -185,6 +190,7 @@ class Drive:
                 self._desire(snapshot)
                 self._show(snapshot)
                 return Finish() if self._stopping else self._give_up()
+        raise RuntimeError(f"the plan undoes what it does, {ROUNDS} times in a row: {effects}")
 
     def _give_up(self) -> Finish | None:
         """The code below this controller was edited: what it queued cannot be measured any more."""
@@ -319,7 +325,7 @@ class Drive:
             await asyncio.wait({reply, poke}, timeout=call.wait_s + ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
             poke.cancel()
             if reply.done():
-                await asyncio.sleep(self._hear(name, Observation.model_validate_json(reply.result())))
+                await asyncio.sleep(self._hear(name, _read(reply.result())))
                 continue
             # the answer of an older call, should it still come, is nobody's business
             reply.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -361,7 +367,7 @@ class Drive:
                         self._report(ended)
                 desk.on_observation(seen, now)
                 # a host in service, set aside or drained by a person: all are ours until they have let go
-                if seen.mode is Mode.DRAIN and not seen.alive and not seen.entries:
+                if seen.mode is Mode.DRAIN and not (seen.alive or seen.entries or seen.recovering):
                     self._let_go.add(name)
             case Adopt(spool_id, _):
                 for visit in self._ledger.new_spool(name, spool_id):
@@ -413,3 +419,14 @@ class Drive:
         self._progress.visit_ended(visit_line(ended), ended.wall_s)
         if ended.kind is Kind.ENVIRONMENT_MISMATCH and code_hash() != self._code:
             self._outdated = True
+
+
+def _read(text: str) -> Observation:
+    """Raises HostDown for what another version says, which may have other words in it."""
+    try:
+        return Observation.model_validate_json(text)
+    except ValidationError:
+        spoken = Spoken.model_validate_json(text).protocol
+        if spoken == PROTOCOL:
+            raise
+        raise HostDown(f"its actor speaks protocol {spoken}: it is replaced") from None

@@ -92,13 +92,16 @@ class Desk:
         """A fresh answer of the host to this controller."""
         self.loss = None
         if seen.answer is Answer.HELD:
+            self.alive = frozenset()
             who = f"held by {seen.held.user} ({seen.held.controller}) since {seen.held.since}" if seen.held else "held"
             self._to(HostState.HELD, who)
             return
         self.alive = frozenset(a.visit for a in seen.alive)
         if seen.releases > self._releases:
-            self._quarantined_until = self._faults = 0.0
+            self._quarantined_until = self._faults = self.not_before = 0.0
             self._quarantines = 0
+            self._set_aside = ""
+            self._recovery_due = False
         self._releases = seen.releases
         self._to(*self._what_it_is(seen, now))
 

@@ -44,8 +44,11 @@ class Fleet:
 
     async def care(self, host: str, care: str) -> str:
         """A person's call, both ways as JSON. Raises HostDown, HostSilent."""
+        handle = self._handles[host]
+        if not hasattr(handle, "care"):
+            raise HostSilent("its actor is of an earlier version: a controller that drives the pool replaces it")
         with _as_ours():
-            return str(await self._handles[host].care.remote(care))
+            return str(await handle.care.remote(care))
 
     async def ensure(self, host: str) -> None:
         """Finds the host's actor, or makes it. Raises HostDown, HostSilent.
@@ -115,5 +118,6 @@ def _as_ours() -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    """Its first line; of an exception inside an actor that one's, not Ray's account of where it was."""
+    lines = str(getattr(error, "cause", None) or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -173,10 +173,12 @@ def _visits(world: World) -> Iterator[Effect]:
             elif host.state is HostState.HELD:
                 # a host changes its owner only when nothing runs there; waiting for it, two ledgers would wait for ever
                 yield Lose(visit.id, visit.host, Kind.HOST_LOST, f"{visit.host}: {host.reason}")
+            elif host.state is HostState.DRAINED and visit.id not in host.alive:
+                yield Lose(visit.id, visit.host, Kind.HOST_LOST, f"{visit.host} starts nothing: {host.reason}")
         elif (
             visit.state is VisitState.LOST
             and host is not None
-            and host.loss is None
+            and host.state is HostState.BUSY
             and visit.id in host.alive
             and visit.block not in measured_elsewhere
             and visit.host not in busy_hosts
@@ -213,8 +215,9 @@ def _assign(
 ) -> Iterator[Assign]:
     occupied = {v.host for v in open_visits} | set_aside
     machines = Counter(world.hosts[v.host].machine for v in open_visits if v.host in world.hosts)
-    # a visit given up as lost may still be running there: its machine is not idle while the host says so
-    machines.update(h.machine for h in world.hosts.values() if h.alive and h.name not in occupied)
+    # a visit given up as lost may still be running there: its machine is not idle while the host says so, and one that
+    # says nothing any more must not hold up the others for ever
+    machines.update(h.machine for h in world.hosts.values() if h.alive and h.loss is None and h.name not in occupied)
     free = {
         h.name: h
         for h in world.hosts.values()

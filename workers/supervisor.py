@@ -121,8 +121,10 @@ class _Death:
         """The end of a run that it took with it."""
         return self._ended(slot, self.kind, self.reason)
 
-    def ends_by_settings(self, slot: Slot) -> RunEnded:
-        """The end of a run whose process settings let no runner come to it."""
+    def ends_before(self, slot: Slot) -> RunEnded:
+        """The end of a run that no runner came to, where runners with other process settings came to theirs."""
+        if self.kind is Kind.KILLED:
+            return self.ends_run(slot.slot)
         chosen = " ".join(f"{name}={value}" for name, value in slot.job.env.items())
         settings = f"with {chosen or 'no process settings'}, and not with those of other slots"
         return self._ended(slot.slot, of_settings(self.kind), f"{self.reason} {settings}")
@@ -221,7 +223,7 @@ class Supervisor:
                 remaining = [slot for slot in remaining if slot.slot not in self._ended]
         if reached or not stillborn:
             for slots, death in stillborn:
-                await self._journal.write(*(death.ends_by_settings(slot) for slot in slots))
+                await self._journal.write(*(death.ends_before(slot) for slot in slots))
             return VisitEnded(state="finished")
         for _, death in stillborn:
             if blame(death.kind) is Blame.HOST:

@@ -87,6 +87,13 @@ def test_desk_of_a_held_host_names_its_holder_and_goes_on_when_it_is_free():
     assert host.state is HostState.READY
 
 
+def test_desk_of_a_held_host_forgets_the_visits_it_had_for_us():
+    host = desk()
+    host.on_observation(seen(alive=[4]), now=0)
+    host.on_observation(seen(Answer.HELD), now=1)
+    assert (host.state, host.alive) == (HostState.HELD, frozenset())
+
+
 def test_desk_of_a_draining_host_takes_no_work_and_comes_back():
     host = desk()
     host.on_observation(seen(draining="disk full", alive=[4]), now=0)
@@ -242,8 +249,11 @@ def test_desk_of_a_host_a_person_releases_takes_work_at_once():
     host.quarantine("bad", now=0)
     host.on_observation(seen(releases=1), now=1)
     assert host.state is HostState.READY
+    host.on_visit_ended({Kind.TPU_MISSING}, "no TPU", now=2)
+    host.on_observation(seen(releases=2), now=2)
+    assert (host.state, host.view().set_aside, host.not_before) == (HostState.READY, "", 0.0)
     host.quarantine("bad again", now=2)
-    host.on_observation(seen(releases=1), now=2 + QUARANTINE_S)
+    host.on_observation(seen(releases=2), now=2 + QUARANTINE_S)
     assert host.state is HostState.READY
 
 

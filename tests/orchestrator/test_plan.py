@@ -115,8 +115,23 @@ def test_plan_with_a_host_that_obeys_another_ledger_gives_its_visit_up():
     assert effects == [Lose(3, "h", Kind.HOST_LOST, "h: held by ann")]
 
 
+def test_plan_with_a_drained_host_gives_up_a_visit_it_never_began_and_keeps_one_it_runs():
+    def losses(alive):
+        drained = host(state=HostState.DRAINED, reason="drained by ann", alive=frozenset(alive))
+        effects = plan(world([block()], [drained], [OpenVisit(3, 1, "x", "h", VisitState.LEASED)]), now=0)
+        return [(e.visit, e.why) for e in effects if isinstance(e, Lose)]
+
+    assert losses([]) == [(3, "h starts nothing: drained by ann")]
+    assert losses([3]) == []
+
+
+def test_plan_with_a_lost_host_on_a_shared_machine_does_not_hold_up_the_others():
+    silent = host("a", machine="m", state=HostState.UNKNOWN, loss=Kind.HOST_LOST, alive=frozenset({9}))
+    assert assigned(plan(world([block(1)], [silent, host("b", machine="m")]), now=0)) == [(1, "b")]
+
+
 def test_plan_that_takes_a_visit_back_assigns_neither_its_block_nor_its_host():
-    hosts = [host("a", state=HostState.READY, alive=frozenset({3})), host("b")]
+    hosts = [host("a", state=HostState.BUSY, alive=frozenset({3})), host("b")]
     lost = OpenVisit(3, 1, "x", "a", VisitState.LOST)
     assert plan(world([block(1), block(2)], hosts, [lost], exclusive=False), now=0) == [
         TakeBack(3, "a"),

@@ -114,11 +114,11 @@ def holders(places: Places, marks: Marks) -> list[Holder]:
     locker = lockfile.holder(places.lockfile)
     for pid in everyone():
         try:
+            identity = identify(pid)  # first: what is seen of a later process with this pid is then nobody's
             devices = openers(pid, places.is_chip)
             if pid == locker:
                 devices.add(str(places.lockfile))
-            identity = identify(pid) if devices else None
-            if identity is not None:
+            if devices and identity is not None:
                 process = Path("/proc") / str(pid)
                 uid, command, whose = _uid(process), _command(process), marks.whose(pid)
                 found += [Holder(identity, uid, command, device, whose) for device in sorted(devices)]

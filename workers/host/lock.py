@@ -11,13 +11,17 @@ open: a living actor always has.
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from core.protocol import Controller, HostHeld
 from workers.host.marks import Marks
 from workers.host.orphans import end_orphans
 from workers.host.process import Identity
+
+# A controller that waits asks every second, and one search walks all of /proc.
+SEARCH_EVERY_S = 10.0
 
 
 def held_by(controller: Controller, since: str) -> HostHeld:
@@ -32,6 +36,8 @@ class HostLock:
         self._marks = marks
         self._grace_s = grace_s
         self._descriptor: int | None = None
+        self._searched = float("-inf")
+        self._stuck: list[Identity] = []
 
     @property
     def descriptor(self) -> int:
@@ -42,17 +48,24 @@ class HostLock:
 
     def acquire(self, controller: Controller, since: str) -> HostHeld | None:
         """Take the lock for `controller`. Returns who has it when it is taken. Waits for nobody but orphans to end."""
-        descriptor = self._take()
-        if descriptor is None:
-            stuck = end_orphans(self._path, self._marks, self._grace_s)
-            descriptor = self._take()
-            if descriptor is None:
-                return self._holder(stuck)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, held_by(controller, since).model_dump_json().encode())
-        self._descriptor = descriptor
+        self._descriptor = self._take()
+        if self._descriptor is None:
+            self._end_orphans()
+            self._descriptor = self._take()
+            if self._descriptor is None:
+                return self._holder()
+        # for people only: a full disk keeps nobody from the host
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, held_by(controller, since).model_dump_json().encode())
         self._marks.forget_all()
         return None
+
+    def _end_orphans(self) -> None:
+        """Now and then: the host may be measuring for whoever has the lock."""
+        if time.monotonic() - self._searched >= SEARCH_EVERY_S:
+            self._searched = time.monotonic()
+            self._stuck = end_orphans(self._path, self._marks, self._grace_s)
 
     def _take(self) -> int | None:
         try:
@@ -85,13 +98,13 @@ class HostLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _holder(self, stuck: Sequence[Identity] = ()) -> HostHeld:
+    def _holder(self) -> HostHeld:
         try:
             said = HostHeld.model_validate(json.loads(self._path.read_text()))
         except (OSError, ValueError):
             # Its owner is between locking and writing, or the file is not ours to read.
             said = HostHeld(user="unknown", controller=f"the holder of {self._path}", since="unknown")
-        if not stuck:
+        if not self._stuck:
             return said
-        left = f"left pid {stuck[0].pid} behind, which survives SIGKILL: restart the host"
+        left = f"left pid {self._stuck[0].pid} behind, which survives SIGKILL: restart the host"
         return said.model_copy(update={"controller": f"{said.controller} {left}"})

@@ -73,12 +73,14 @@ class Marks:
 
     def forget(self, mark: dict[str, str]) -> None:
         """The runner's group is gone."""
-        Path(mark[NAME]).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(mark[NAME]).unlink()
 
     def forget_all(self) -> None:
         """No runner of this host lives: the caller has just taken its lock."""
         for record in self._folder.iterdir():
-            record.unlink()
+            with suppress(OSError):  # a runner that ends now forgets itself
+                record.unlink()
 
     def whose(self, pid: int) -> Whose:
         """Who the process that has `pid` belongs to. One whose environment cannot be read is not ours."""

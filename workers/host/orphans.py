@@ -18,11 +18,12 @@ def end_orphans(path: Path, marks: Marks, grace_s: float) -> list[Identity]:
     real = os.path.realpath(path)
     found = []
     for pid in everyone():
+        # who it is comes first: what is seen of another process that gets this pid later is then nobody's
+        identity = identify(pid)
         with suppress(OSError):
-            if openers(pid, lambda name: name == real):
-                found.append(pid)
-    if any(marks.whose(pid) is not Whose.STALE for pid in found):
+            if identity is not None and openers(pid, lambda name: name == real):
+                found.append(identity)
+    if any(marks.whose(identity.pid) is not Whose.STALE for identity in found):
         return []
-    left = [identity for pid in found if (identity := identify(pid))]
-    left = end_by(signal.SIGTERM, left, grace_s)
+    left = end_by(signal.SIGTERM, found, grace_s)
     return end_by(signal.SIGKILL, left, GONE_S)

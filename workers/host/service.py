@@ -113,7 +113,7 @@ class HostService:
         self._core.drain(Drained.read(self._drained))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._tasks: set[asyncio.Task[object]] = set()
-        self._ticker: asyncio.Task[None] | None = None
+        self._began = False
         self._sitting = uuid.uuid4().hex
         self._turn = asyncio.Lock()
         self._draining = asyncio.Lock()
@@ -152,7 +152,7 @@ class HostService:
 
     async def close(self) -> None:
         """End the visit at once and let the host go."""
-        tasks = [*self._tasks, *([self._ticker] if self._ticker else [])]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -183,17 +183,29 @@ class HostService:
 
     def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._ticker = self._ticker or asyncio.create_task(self._tick())
+        if not self._began:
+            self._began = True
+            self._keep(self._tick())
+            self._keep(self._look_around())
 
     async def _tick(self) -> None:
-        looked = float("-inf")
+        """The orphan clock, which no disk and no /proc may hold up."""
         while True:
             self._core.tick(time.monotonic())
-            if self._core.is_idle and time.monotonic() - looked >= PROBE_EVERY_S:
-                looked = time.monotonic()
-                await self._look_while_idle()
-            await self._read_drained()
             await asyncio.sleep(min(TICK_S, self._config.orphan_s / 4))
+
+    async def _look_around(self) -> None:
+        looked = float("-inf")
+        while True:
+            try:
+                if self._core.is_idle and time.monotonic() - looked >= PROBE_EVERY_S:
+                    looked = time.monotonic()
+                    await self._look_while_idle()
+                await self._read_drained()
+            except OSError as error:
+                reason = f"the host cannot be looked at ({error}): check its disk and its limits"
+                self._core.probed(Probed(clean=False, kind=Kind.WORKER_LOST, reason=reason))
+            await asyncio.sleep(TICK_S)
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -258,9 +270,11 @@ class HostService:
         return supervisor
 
     async def _execute(self, supervisor: Supervisor) -> None:
-        await supervisor.run()
-        self._core.ended()
-        self._wake()
+        try:
+            await supervisor.run()
+        finally:
+            self._core.ended()
+            self._wake()
 
     # -- recovery -----------------------------------------------------------------------------------------------------
 

@@ -165,12 +165,12 @@ class Spool:
         try:
             self._begin_segment(self._unwritten[0].entry.seq if self._unwritten else self._shown + 1)
             self._write(self._unwritten)
+            self._unwritten.clear()
             self._write_started()
             write_durably(self._directory / "id", self._id)
         except OSError as error:
             self._break(error)
         else:
-            self._unwritten.clear()
             self.broken = ""
 
     def renew(self, why: str) -> None:

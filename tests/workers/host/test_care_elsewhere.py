@@ -44,7 +44,7 @@ async def test_drain_and_release_by_another_actor_reach_the_owner(pair: tuple[Ho
     deadline = time.monotonic() + 20
     while not (seen := await client.sync(wait_s=0.2)).draining:
         assert time.monotonic() < deadline
-    assert seen.draining.endswith("its disk is changed")
+    assert "its disk is changed; `hillclimb pool release`" in seen.draining
     await care(other, Verb.RELEASE)
     while (seen := await client.sync(wait_s=0.2)).draining:
         assert time.monotonic() < deadline

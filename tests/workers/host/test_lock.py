@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -125,3 +126,15 @@ def test_lock_in_the_hands_of_an_orphan_in_the_kernel_names_it(tmp_path: Path, m
         assert held is not None
         assert held.controller == f"desk:7 left pid {orphan.pid} behind, which survives SIGKILL: restart the host"
     assert second.acquire(BOB, "later") is None
+
+
+def test_lock_on_a_full_disk_is_taken_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    first = lock(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", full)
+        assert first.acquire(ANN, "noon") is None
+    assert first.descriptor
+    assert lock(tmp_path).acquire(BOB, "later") is not None
