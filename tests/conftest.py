@@ -1,5 +1,6 @@
 """What more than one room's tests need: the command, a state directory of one's own, and a Ray to attach to."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,5 +39,25 @@ def attached_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first, so that no worker is left with the longest when the others are done."""
-    items.sort(key=lambda item: "slow" not in item.keywords)
+    """Every worker begins with its part of the slow ones, so that none is left with the longest at the end.
+
+    pytest-xdist gives each worker one contiguous share at first. A folder's slow tests stay together: they share
+    clusters.
+    """
+    hands: list[list[pytest.Item]] = [[] for _ in range(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))]
+    folders: dict[Path, list[pytest.Item]] = {}
+    quick = [item for item in items if "slow" not in item.keywords]
+    for item in items:
+        if "slow" in item.keywords:
+            folders.setdefault(item.path.parent, []).append(item)
+    for folder in sorted(folders.values(), key=len, reverse=True):
+        min(hands, key=len).extend(folder)
+    shares = []
+    left = len(items)
+    for number, hand in enumerate(hands):
+        share = left // (len(hands) - number)
+        filling = max(0, share - len(hand))
+        shares += [*hand, *quick[:filling]]
+        quick = quick[filling:]
+        left -= share
+    items[:] = [*shares, *quick]

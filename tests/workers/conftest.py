@@ -51,20 +51,7 @@ def memory_cgroup() -> Iterator[MemoryCgroup]:
         except OSError as error:
             reasons.append(str(error))
             continue
-        here = root / _cgroup_of_this_process(root)
-        try:
-            yield made
-        finally:
-            (here / "cgroup.procs").write_text(str(os.getpid()))
-            made.remove()
+        yield made
+        made.remove()
         return
     pytest.skip(f"no memory cgroup can be made here, so no real kill for want of memory is seen: {'; '.join(reasons)}")
-
-
-def _cgroup_of_this_process(root: Path) -> str:
-    version = "memory" if root.name == "memory" else ""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if version in controllers.split(","):
-            return path.lstrip("/")
-    return ""

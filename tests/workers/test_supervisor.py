@@ -305,15 +305,32 @@ async def test_death_in_a_slot_on_a_disk_that_is_full_is_no_fault_of_the_job(ben
     assert (run.kind, run.phase, run.exit_status) == (Kind.DISK, Phase.INPUTS, "exit 1")
 
 
+# An actor of its own in the cgroup, since a runner is born where its actor is, and the tests' process is far larger.
+IN_CGROUP = """
+import asyncio, os, sys
+from pathlib import Path
+from core.events import RunEnded
+from tests.workers.test_supervisor import Bench
+Path(sys.argv[1]).write_text(str(os.getpid()))
+bench = Bench(Path(sys.argv[2]))
+end = asyncio.run(bench.run(*sys.argv[3:]))
+print(end.model_dump_json(), *(said.model_dump_json() for said in bench.journal.of(RunEnded)), sep="\\n")
+"""
+
+
 @pytest.mark.slow
-async def test_death_for_want_of_memory_is_known_by_the_kernels_own_count(
-    bench: Bench, memory_cgroup: MemoryCgroup
+def test_death_for_want_of_memory_is_known_by_the_kernels_own_count(
+    tmp_path: Path, memory_cgroup: MemoryCgroup
 ) -> None:
-    memory_cgroup.take(os.getpid())  # a runner is born where its actor is
-    killed = "os.kill(os.getpid(), signal.SIGKILL)"
-    end = await bench.run(f"phase(0, 'inputs'); {memory_cgroup.eat}", f"phase(1, 'inputs'); {killed}", "ok(2)")
+    eats = f"phase(0, 'inputs'); {memory_cgroup.eat}"
+    killed = "phase(1, 'inputs'); os.kill(os.getpid(), signal.SIGKILL)"
+    procs = memory_cgroup.folder / "cgroup.procs"
+    command = [sys.executable, "-c", IN_CGROUP, str(procs), str(tmp_path), eats, killed, "ok(2)"]
+    actor = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    said, *ended = actor.stdout.splitlines()
+    end = VisitEnded.model_validate_json(said)
     assert (end.state, end.kind) == ("failed", Kind.KILLED)
-    eaten, shot = bench.journal.of(RunEnded)
+    eaten, shot = map(RunEnded.model_validate_json, ended)
     assert (eaten.kind, eaten.exit_status) == (Kind.HOST_OOM, "signal 9 (SIGKILL)")
     assert "Killed process" in eaten.reason or "more oom_kill" in eaten.reason
     # the same signal, and no evidence
