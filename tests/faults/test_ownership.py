@@ -12,7 +12,7 @@ import pytest
 from core.failures import Kind
 from tests.cluster import HEAD, Cluster
 from tests.faults.trial import Trial
-from tests.processes import children
+from tests.processes import children, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +24,8 @@ Record = Callable[[str, object], None]
 
 def until_told_who_holds_it(trial: Trial, holder: int) -> None:
     """User, machine and pid of the controller that has the host, and since when."""
-    trial.until_said("is held")
     told = rf"one is held: held by {getuser()} \([^ ]+:{holder}\) since \d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d"
-    assert re.search(told, trial.said.replace("\n", " ")), trial.said
+    wait_until(lambda: re.search(told, trial.said.replace("\n", " ")), 60, "the holder's name")
 
 
 def release(trial: Trial, driver: subprocess.Popen[str]) -> float:

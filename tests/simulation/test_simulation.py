@@ -18,9 +18,9 @@ from tests.simulation.seeds import simulate
 
 pytestmark = pytest.mark.slow
 
-SEEDS = 48
+SEEDS = 60
 # So many tests that two workers share the work evenly.
-SHARES = 4
+SHARES = 2
 
 
 def seeds(share: int) -> range:
