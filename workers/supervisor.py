@@ -65,6 +65,19 @@ class Stop(Enum):
     ORPHANED = "no controller has called for longer than the orphan clock"
 
 
+def end_from_outside(broken: str, stop: Stop | None) -> VisitEnded | None:
+    """How a visit ends whose disk is `broken` or that is to stop; None when neither is the case."""
+    if broken:
+        return VisitEnded(state="failed", kind=Kind.DISK, reason=broken)
+    match stop:
+        case None:
+            return None
+        case Stop.CANCELLED:
+            return VisitEnded(state="cancelled", kind=Kind.CANCELLED, reason=stop.value)
+        case Stop.ORPHANED:
+            return VisitEnded(state="failed", kind=Kind.ORPHANED, reason=stop.value)
+
+
 class Journal(Protocol):
     """Where a visit's events go. Durable when awaited, unless `broken` says why not."""
 
@@ -234,15 +247,7 @@ class Supervisor:
         return stillborn[0][1].ends_visit()
 
     def _end_from_outside(self) -> VisitEnded | None:
-        if self._journal.broken:
-            return VisitEnded(state="failed", kind=Kind.DISK, reason=self._journal.broken)
-        match self._stop:
-            case None:
-                return None
-            case Stop.CANCELLED:
-                return VisitEnded(state="cancelled", kind=Kind.CANCELLED, reason=self._stop.value)
-            case Stop.ORPHANED:
-                return VisitEnded(state="failed", kind=Kind.ORPHANED, reason=self._stop.value)
+        return end_from_outside(self._journal.broken, self._stop)
 
     async def _look(self) -> Probed:
         seen = await self._workplace.probe()

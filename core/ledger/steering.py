@@ -135,7 +135,8 @@ def _groups(tx: Transaction, series: int) -> list[tuple[str, tuple[Arm, ...]]]:
             members.setdefault(cell.grp, {})[cell.job] = cell.reference
     groups = []
     for label, reference_of in members.items():
-        jobs = sorted(reference_of, key=lambda job, of=reference_of: of[job] != job)  # type: ignore[misc]
+        references = [job for job, reference in reference_of.items() if reference == job]
+        jobs = references + [job for job, reference in reference_of.items() if reference != job]
         index = {job: slot for slot, job in enumerate(jobs)}
         groups.append((label, tuple(Arm(index[job], job, index[reference_of[job]]) for job in jobs)))
     return groups

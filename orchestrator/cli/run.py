@@ -59,6 +59,8 @@ def run(
     form, wanted, path, console = parse_output(output), reachable_pool(pool, hosts), default_path(ledger), _stderr()
     body = _queue_body(matrix, axis, exclude, set_, again, same_series)
     if detach:
+        if output != "table":
+            raise HillclimbError(f"-o {output}: --detach prints no comparison; leave it out, and ask `compare` later")
         _queue_and_detach(path, body, pool, hosts)
         return
     with Ledger.open(path) as held:
@@ -222,6 +224,7 @@ def _queue_and_detach(path: Path, body: dict[str, Any], pool: str, hosts: int | 
     """Queues a matrix, here or with the controller that drives the ledger, and starts one where there is none."""
     from core.ledger.holder import holder
     from core.ledger.queries import queue as open_blocks
+    from core.ledger.queries import unanswered
     from core.ledger.reader import open_reader
     from orchestrator.requests import decide, expansion_of
 
@@ -233,7 +236,8 @@ def _queue_and_detach(path: Path, body: dict[str, Any], pool: str, hosts: int | 
         typer.echo(f"hillclimb status {experiment} --follow    shows how it goes")
         return
     with open_reader(path) as db:
-        waits = any(block.experiment == experiment for block in open_blocks(db))
+        # who held the ledger for a moment may have left the request to the next
+        waits = unanswered(db) or any(block.experiment == experiment for block in open_blocks(db))
     if waits:
         _detach(path, [experiment], pool, hosts)
 

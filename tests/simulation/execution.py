@@ -14,7 +14,7 @@ from core.protocol import Alive
 from core.visit import Phase, Slot, Visit
 from tests.simulation.matrices import Nature
 from workers.host.spool import Spool
-from workers.supervisor import LAST_DEATH, Stop
+from workers.supervisor import LAST_DEATH, Stop, end_from_outside
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Actor, Runner
@@ -72,29 +72,18 @@ class Execution:
             seen = self._actor.probe()
             self._actor.core.probed(seen)
             yield self._write(seen)
-            if end := self._end_from_outside():
+            if end := end_from_outside(self._spool.broken, self._stop):
                 return end
             if seen.kind is not None:
                 return VisitEnded(state="failed", kind=seen.kind, reason=seen.reason)
             process += 1
             death = yield from self._process(process, remaining)
-            if end := self._end_from_outside():
+            if end := end_from_outside(self._spool.broken, self._stop):
                 return end
             deaths += death is not None
             if death is not None and deaths == LAST_DEATH:
                 return VisitEnded(state="failed", kind=death, reason="the second death")
         return VisitEnded(state="finished")
-
-    def _end_from_outside(self) -> VisitEnded | None:
-        if self._spool.broken:
-            return VisitEnded(state="failed", kind=Kind.DISK, reason=self._spool.broken)
-        match self._stop:
-            case None:
-                return None
-            case Stop.CANCELLED:
-                return VisitEnded(state="cancelled", kind=Kind.CANCELLED, reason=self._stop.value)
-            case Stop.ORPHANED:
-                return VisitEnded(state="failed", kind=Kind.ORPHANED, reason=self._stop.value)
 
     def _process(self, process: int, slots: Sequence[Slot]) -> Generator[Wait, None, Kind | None]:
         """One runner. Returns the kind of its death, or None when it did what it was for."""
