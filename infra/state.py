@@ -4,6 +4,9 @@ import os
 import secrets
 from pathlib import Path
 
+# Of a machine, whoever its user is (`workers.host.shared`): who measures on it has this file locked.
+HOST_LOCK = "/tmp/hillclimb-host.lock"
+
 
 def state_dir() -> Path:
     """$HILLCLIMB_STATE, else hillclimb/ in $XDG_STATE_HOME or ~/.local/state. Made, for its owner's eyes only."""

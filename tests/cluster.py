@@ -6,6 +6,7 @@ the hosts are the cluster's own.
 """
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -48,16 +49,16 @@ class Cluster:
         self._inside = inside
         # the path of a raylet's socket may have 107 characters, which pytest's directories do not leave
         self._short = Path(tempfile.mkdtemp(prefix="hc-", dir="/tmp"))
-        self._token = root / "token"
-        self._token.touch(mode=0o600)
-        self._token.write_text("0123456789abcdef" * 4)
+        self.token = root / "token"
+        self.token.touch(mode=0o600)
+        self.token.write_text("0123456789abcdef" * 4)
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
         self.address = f"{address}:{port}"
         ray = {
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(self._token),
+            "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
         }
@@ -67,6 +68,8 @@ class Cluster:
         self.environment = os.environ | {"HILLCLIMB_STATE": str(self.state)} | (settings or {})
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._commands: dict[str, list[str | Path]] = {}
+        # by host, what tells its raylet from those it had before (infra.pool.RAYLET_LABEL)
+        self.raylets: dict[str, str] = {}
         self.pool = self.pool_file("pool")
         options = ("--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=1")
         try:
@@ -79,7 +82,7 @@ class Cluster:
     def pool_file(self, name: str, **fields: object) -> Path:
         """A pool file that attaches to this cluster, with these fields too, as TOML values."""
         path = self._root / f"{name}.toml"
-        given = {"kind": '"ray"', "address": f'"{self.address}"', "token": f'"{self._token}"'} | fields
+        given = {"kind": '"ray"', "address": f'"{self.address}"', "token": f'"{self.token}"'} | fields
         tables = {key: value for key, value in given.items() if isinstance(value, dict)}
         lines = [f"{key} = {value}" for key, value in given.items() if key not in tables]
         for name, table in tables.items():
@@ -132,7 +135,11 @@ class Cluster:
                 wait_until(partial(is_gone, actor), what=f"the end of the actor on {host}")
 
     def _launch(self, name: str, host: str | None, *options: str) -> None:
-        labels = () if host is None else (f"--labels=hillclimb-host={host},hillclimb-machine={host}",)
+        labels: tuple[str, ...] = ()
+        if host is not None:
+            self.raylets[host] = secrets.token_hex(6)
+            raylet = f"hillclimb-raylet={self.raylets[host]}"
+            labels = (f"--labels=hillclimb-host={host},hillclimb-machine={host},{raylet}",)
         ray = (BIN / "ray", "start", "--block", "--object-store-memory=80000000")
         self._commands[name] = [*(() if host is None else self._inside(host)), *ray, *options, *labels]
         self._spawn(name)

@@ -35,5 +35,7 @@ def actor_class() -> Any:
     """`HostActor` as Ray wants it."""
     import ray
 
-    # It holds no CPU: Ray must not keep a host waiting for one that a benchmark has.
-    return ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(HostActor)
+    # It holds no CPU: Ray must not keep a host waiting for one that a benchmark has. But it asks for something, a byte
+    # of memory. Who asks for nothing, pinned or not, is handed to a node drawn by lot, to be found a place from there
+    # (2.60): one that was killed, and that Ray believes alive, keeps it for as long as Ray believes that.
+    return ray.remote(num_cpus=0, memory=1, max_restarts=0, max_task_retries=0)(HostActor)

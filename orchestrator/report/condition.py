@@ -17,6 +17,7 @@ class Health(StrEnum):
     UNCLEAN = "unclean"  # a visit would fail there now
     OTHER_CODE = "other code"
     SILENT = "silent"
+    NOT_UP = "not up"
 
 
 # The others need a person. A host that is in use is as it should be.
@@ -27,7 +28,7 @@ def health(answer: Answer, code: str) -> Health:
     """`code`: the hash that a controller started here would demand."""
     seen = answer.condition
     if seen is None:
-        return Health.SILENT
+        return Health.NOT_UP if answer.left_out else Health.SILENT
     if seen.draining:
         return Health.DRAINING
     if seen.alive:
@@ -94,6 +95,8 @@ def _reason(state: Health, silence: str, seen: Condition) -> str:
             return "its files of core and workers, or its compilers, are not ours: bring both to the same revision"
         case Health.SILENT:
             return f"{silence}: look at its raylet with `ray status`, and at the machine"
+        case Health.NOT_UP:
+            return silence
 
 
 def _visits(seen: Condition) -> str:

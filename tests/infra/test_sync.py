@@ -386,7 +386,7 @@ def test_place_for_pool_files_with_two_interpreters_leaves_each_its_own(host: Ho
 
 def test_place_makes_no_environment_where_a_shell_would_read_its_path_as_something_else(bare: Host, code: Path) -> None:
     odd = bare._replace(root=bare.root.with_name("a root's path"))
-    with pytest.raises(PoolError, match="Ray would hand .*/a root's path/envs/.* to a shell"):
+    with pytest.raises(PoolError, match=r"Ray would hand .*/a root's path/envs/.* to a shell"):
         odd.place(bundle_of("", code))
     assert not odd.holds("envs")
     assert not odd.holds("bundles")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 # `sync NAME` makes a ledger own it.
 ASKED = """
 import asyncio, sys, time
-from infra.cluster import attach
+from infra.attach import attach
 from infra.pool import read_pool
 
 def attached():

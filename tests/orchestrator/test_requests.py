@@ -16,6 +16,13 @@ from core.matrix import Overrides
 from orchestrator.requests import answer_all, decide, execute, queue_body
 from tests.orchestrator.test_end_to_end import MATRIX, rows
 
+# What migration 0003 made, unmade.
+WITHOUT_0003 = """
+DROP TABLE bundle; DROP INDEX job_of_code; DROP TRIGGER visit_fixed;
+ALTER TABLE visit DROP COLUMN bundle; ALTER TABLE series DROP COLUMN revisions;
+CREATE TRIGGER visit_fixed BEFORE UPDATE OF id ON visit BEGIN SELECT RAISE(ABORT, 'fixed'); END;
+UPDATE alembic_version SET version_num = '0002';
+"""
 BODY = queue_body(MATRIX, "chaos.toml", Overrides(axes={}, exclude=(), sets=()), OnChange.REFUSE)
 
 
@@ -53,7 +60,7 @@ def test_steering_a_ledger_of_an_older_version_brings_it_up_to_date(tmp_path: Pa
     path = tmp_path / "l.db"
     decide(path, "queue", BODY)
     with closing(sqlite3.connect(path)) as db:
-        db.executescript("DROP TABLE condition; DROP TABLE alarm; UPDATE alembic_version SET version_num = '0001'")
+        db.executescript(WITHOUT_0003)
     with pytest.raises(LedgerError, match="older schema"), open_reader(path):
         pass
     assert "is paused: lunch" in decide(path, "pause", {"experiment": "chaos", "why": "lunch"})
