@@ -1,6 +1,7 @@
 """What more than one room's tests need: the command, a state directory of one's own, and a Ray to attach to."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from tests.cluster import BIN, Cluster
 from tests.processes import end_session, session_of, wait_until
 
 __all__ = ["BIN", "Cluster", "end_session", "session_of", "wait_until"]
+
+# How the reason of a skip begins where a machine or user lacks what a test needs.
+NOT_TESTED = "NOT TESTED: "
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +65,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         quick = quick[filling:]
         left -= share
     items[:] = [*shares, *quick]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What this machine or user could not test is said at the end, once for each reason."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in sorted(reasons.items()):
+        if NOT_TESTED in reason:
+            what = reason.partition(NOT_TESTED)[2]
+            terminalreporter.write_line(f"NOT TESTED, {count} test{'s' * (count > 1)}: {what}", yellow=True)

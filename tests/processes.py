@@ -16,6 +16,11 @@ def wait_until(true: Callable[[], object], seconds: float = 60.0, what: str = "t
         time.sleep(0.02)
 
 
+def last_until(moment: float) -> None:
+    """A fault lasts until then, on the clock `time.monotonic`. For nothing else: it waits on no condition."""
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
 def stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat after the command: state, parent, group, session … Raises OSError."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -12,6 +12,7 @@ from core.code import code_hash
 from core.ledger.writer import Ledger, OnChange
 from core.matrix import expand
 from core.visit import Target
+from infra.bundle import Bundle
 from infra.pool import HostSpec, LocalPool
 from orchestrator.controller import Drive
 from orchestrator.plan import Finish
@@ -52,6 +53,15 @@ class Wire:
         if host in self._services:
             self._dying[host] = asyncio.create_task(self._services.pop(host).close())
 
+    async def replace(self, _: str) -> bool:
+        raise AssertionError("both speak one version")
+
+    def reallocate(self, _: str) -> None:
+        return None
+
+    async def place(self, _host: str, _bundle: Bundle) -> None:
+        raise AssertionError("no job names a revision")
+
     async def loss(self, _: str) -> None:
         return None
 
@@ -66,7 +76,14 @@ async def drive(trial: Trial, wire: Wire, hosts: Sequence[str]) -> tuple[Finish,
     with Ledger.open(trial.ledger) as ledger:
         ledger.enqueue(expand(trial.matrix.read_text(), "matrix.toml"), code_hash(), OnChange.REFUSE)
         driving = Drive(
-            ledger, specs, wire, Progress(Console(file=said), time.monotonic), code_hash(), {"trial"}, LocalPool()
+            ledger,
+            specs,
+            wire,
+            Progress(Console(file=said), time.monotonic),
+            code_hash(),
+            {"trial"},
+            LocalPool(),
+            lambda _: None,
         )
         try:
             async with asyncio.timeout(180):

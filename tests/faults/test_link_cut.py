@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.cluster import Cluster
-from tests.faults.network import Network
 from tests.faults.trial import Trial
 from tests.processes import wait_until
+from tests.testbed.switch import namespace
+from tests.testbed.testbed import Testbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
 
 # As on a pool: slower than a host's own clocks, because a raylet that was declared dead takes its actor with it.
 RAY = {"RAY_health_check_failure_threshold": "60", "RAY_gcs_rpc_server_reconnect_timeout_s": "1800"}
+
+HOSTS = ("one", "two")
 
 SUSPECT_S = 5.0
 ELSEWHERE_S = 25.0
@@ -24,30 +27,30 @@ Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    network = Network()
-    try:
-        yield network
-    finally:
-        network.remove()
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+    with Testbed(tmp_path_factory.mktemp("bed"), *HOSTS) as bed:
+        yield bed
 
 
 @pytest.fixture(scope="module")
-def cluster(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two hosts, each behind its link."""
-    addresses = {host: network.plug(host) for host in ("one", "two")}
-    cluster = Cluster(tmp_path_factory.mktemp("cut"), address=network.address, settings=RAY, inside=network.inside)
+def cluster(bed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two hosts, each with the network of a machine."""
+
+    def network(host: str) -> tuple[str, ...]:
+        return namespace(bed[host].pid) if host in HOSTS else ()
+
+    cluster = Cluster(tmp_path_factory.mktemp("cut"), address=bed.switch.address, settings=RAY, inside=network)
     try:
-        for host, address in addresses.items():
-            cluster.start(host, address=address)
+        for host in HOSTS:
+            cluster.start(host, address=bed[host].address)
         yield cluster
     finally:
         cluster.end()
 
 
-def cut_while_measuring(network: Network, trial: Trial, host: str) -> tuple[int, float]:
+def cut_while_measuring(bed: Testbed, trial: Trial, host: str) -> tuple[int, float]:
     visit = trial.until_a_runner_measures(host).visit
-    network.cut(host)
+    bed[host].cut()
     return visit, time.monotonic()
 
 
@@ -59,15 +62,15 @@ def until_suspect(trial: Trial, host: str, since: float) -> float:
 
 
 def test_link_cut_for_30_s_costs_no_run_while_the_other_host_is_busy(
-    network: Network, trial: Callable[..., Trial], record_property: Record
+    bed: Testbed, trial: Callable[..., Trial], record_property: Record
 ) -> None:
     one = trial(groups=2, blocks=1, sleep_s=12.0)
     driver = one.start()
     one.until_a_runner_measures("two")
-    _, since = cut_while_measuring(network, one, "one")
+    _, since = cut_while_measuring(bed, one, "one")
     record_property("suspect_s", until_suspect(one, "one", since))
     wait_until(lambda: time.monotonic() > since + 30, 60)
-    network.heal("one")
+    bed["one"].heal()
     healed = time.monotonic()
     assert driver.wait(400) == 0, one.said
     record_property("done_after_heal_s", round(time.monotonic() - healed, 2))
@@ -78,12 +81,12 @@ def test_link_cut_for_30_s_costs_no_run_while_the_other_host_is_busy(
 
 
 def test_link_cut_for_120_s_sends_the_block_elsewhere_and_hears_of_the_first_visit_later(
-    network: Network, trial: Callable[..., Trial], record_property: Record
+    bed: Testbed, trial: Callable[..., Trial], record_property: Record
 ) -> None:
     # one group, so that the other host may be free when the block is; enough blocks to be at work when the link is back
     one = trial(blocks=24, sleep_s=2.0)
     driver = one.start()
-    visit, since = cut_while_measuring(network, one, "one")
+    visit, since = cut_while_measuring(bed, one, "one")
     (block,) = one.rows("SELECT block FROM visit WHERE id = ?", visit)[0]
     record_property("suspect_s", until_suspect(one, "one", since))
     one.until("SELECT 1 FROM visit WHERE block = ? AND id > ?", block, visit)
@@ -93,7 +96,7 @@ def test_link_cut_for_120_s_sends_the_block_elsewhere_and_hears_of_the_first_vis
     assert elsewhere_s < ELSEWHERE_S + GRACE_S + 10
     wait_until(lambda: time.monotonic() > since + 120, 150)
     assert driver.poll() is None, one.said
-    network.heal("one")
+    bed["one"].heal()
     healed = time.monotonic()
     one.until("SELECT 1 FROM visit WHERE host = 'one' AND id > ?", visit)
     record_property("host_at_work_after_heal_s", round(time.monotonic() - healed, 2))

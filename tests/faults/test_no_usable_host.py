@@ -43,7 +43,7 @@ blocks = 2
 def test_driver_whose_hosts_are_all_set_aside_ends_as_blocked_and_says_why(
     cluster: Cluster, trial: Callable[..., Trial], record_property: Callable[[str, object], None]
 ) -> None:
-    pool = cluster.pool_file("no-tpu", platform='"tpu"', devices=4, no_host_s=NO_HOST_S)
+    pool = cluster.pool_file("no-tpu", accelerator='"v5p-8"', no_host_s=NO_HOST_S)
     one = trial(pool)
     one.matrix.write_text(MATRIX)
     driver = one.start()

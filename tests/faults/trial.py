@@ -65,12 +65,17 @@ class Trial:
         axes: str = "",
         baseline: str = "seed = 1",
         more: str = "",
+        lives: Callable[[str, Identity], bool] = lambda _, process: is_alive(process),
     ) -> None:
-        """`axes`, if given, stands for the groups and arms; `more` are further tables of the matrix."""
+        """`axes`, if given, stands for the groups and arms; `more` are further tables of the matrix.
+
+        `lives(host, process)`: how to see whether a process of a host does.
+        """
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
         self.pool = pool
         self.environment = environment
+        self._lives = lives
         self.ledger = root / "ledger.db"
         self.matrix = root / "matrix.toml"
         names = json.dumps([str(group) for group in range(1, groups + 1)])
@@ -132,6 +137,11 @@ class Trial:
         for process in self._started:
             end_session(process)
 
+    @property
+    def was_cut_short(self) -> bool:
+        """Whether a driver was killed, or still drives: it has let no host go."""
+        return any(process.poll() is None or process.returncode < 0 for process in self._started)
+
     # -- what there is ------------------------------------------------------------------------------------------------
 
     @property
@@ -169,8 +179,8 @@ class Trial:
 
     def runners(self) -> list[Identity]:
         """Those that live, oldest first."""
-        began = [Identity(event["pid"], event["start_time"]) for event in self.events("runner_began")]
-        return [runner for runner in began if is_alive(runner)]
+        began = [(event["host"], Identity(event["pid"], event["start_time"])) for event in self.events("runner_began")]
+        return [runner for host, runner in began if self._lives(host, runner)]
 
     # -- what is waited for -------------------------------------------------------------------------------------------
 
@@ -191,7 +201,7 @@ class Trial:
                 Running(event["pid"], event["visit"], event["host"])
                 for event in self.events("runner_began")
                 if event["visit"] in visits
-                and is_alive(Identity(event["pid"], event["start_time"]))
+                and self._lives(event["host"], Identity(event["pid"], event["start_time"]))
                 and host in (None, event["host"])
                 and visit in (None, event["visit"])
             ]
