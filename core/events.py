@@ -123,6 +123,7 @@ class Probed(Frozen):
     clean: bool
     kind: RunFailure | None = None
     reason: str = ""
+    in_use: bool = Field(False, description="who has the accelerator is not ours to end, so nor is the machine")
     free_disk_bytes: Count = 0
 
 

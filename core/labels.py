@@ -5,12 +5,18 @@ A label is for reading only. It is unique among the jobs it was made with, and c
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from core.job import Job
+from core.job import WORKING_TREE, Job
 
 # Numbers need a word to say what they count; the frequent ones have a letter.
 PREFIX = {"experts": "e", "tokens": "t", "hidden": "h", "mlp_dim": "m", "topk": "k"}
+
+# What is left of the id of a commit that nothing else is known of.
+_COMMIT_CHARACTERS = 12
+
+_NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def printed(value: Any) -> str:
@@ -18,14 +24,14 @@ def printed(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def labels(jobs: Sequence[Job]) -> list[str]:
+def labels(jobs: Sequence[Job], names: Mapping[str, str] = _NO_NAMES) -> list[str]:
     """For each job the values of the fields that vary among all, as in "blocked e16"; its kind when none varies.
 
     Texts that say by themselves what they are come first, then numbers with their fields' names, then entries of
-    tables.
+    tables and the code. `names`: what people call the commits, by their ids.
     """
     fields = [_fields(job) for job in jobs]
-    entries = [_entries(job) for job in jobs]
+    entries = [_entries(job) | {"code": _revision(job, names)} for job in jobs]
     varying = _varying(fields)
     # a text beside numbers does not say what it is: "all" of what?
     words = [name for name in varying if all(isinstance(values.get(name), str | None) for values in fields)]
@@ -43,8 +49,13 @@ def labels(jobs: Sequence[Job]) -> list[str]:
 
 
 def _fields(job: Job) -> dict[str, Any]:
-    """The fields that hold one value."""
-    return {name: value for name in type(job).model_fields if not isinstance(value := getattr(job, name), dict)}
+    """The fields that hold one value, but the code: a name says nothing by itself."""
+    names = (name for name in type(job).model_fields if name != "code")
+    return {name: value for name in names if not isinstance(value := getattr(job, name), dict)}
+
+
+def _revision(job: Job, names: Mapping[str, str]) -> str:
+    return names.get(job.code, job.code[:_COMMIT_CHARACTERS]) if job.code else WORKING_TREE
 
 
 def _entries(job: Job) -> dict[str, str]:

@@ -15,7 +15,7 @@ from core.model import Frozen
 from core.visit import Phase, Visit
 
 # Grows with every change of this file or of what a host does with a call: a host of another version is replaced.
-PROTOCOL = 2
+PROTOCOL = 3
 
 # A reply carries at most this much of the spool, so that a long absence does not end in one huge message.
 REPLY_BYTES = 1 << 20
@@ -95,7 +95,7 @@ class Observation(Frozen):
     mode: Mode = Field(Mode.RUN, strict=False, description="of the newest call obeyed")
     recovering: bool = Field(False, description="the ladder of this mode is not at its end: the probe is an old one")
     draining: str = Field("", description="why the host takes no more visits")
-    releases: int = Field(0, description="how often a person put the host back into service since its actor began")
+    releases: int = Field(0, description="how often a person has put the host back into service")
 
     @property
     def order(self) -> tuple[int, int]:

@@ -4,6 +4,7 @@ It is what a controller desires of a host, what a host hands to its runner, and 
 `python -m workers.runner`. A visit's id only grows and is the fencing token.
 """
 
+import json
 from enum import StrEnum
 from typing import Annotated
 
@@ -76,8 +77,15 @@ class Target(Frozen):
     kind: str = Field("", description="as JAX names it, such as 'TPU v5'; empty: any kind will do")
 
 
+class BundleRef(Frozen):
+    """A code bundle: `id` names it on the host, `code` is the code hash of what is in it."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    code: str
+
+
 class Visit(Frozen):
-    """`slots` are in the order of execution; those of equal `env` share a process."""
+    """`slots` are in the order of execution; those of equal `env` and `code` share a process."""
 
     visit: Annotated[int, Field(ge=1)]
     slots: tuple[Slot, ...] = Field(min_length=1, strict=False)
@@ -86,3 +94,15 @@ class Visit(Frozen):
     target: Target = Target()
     deadlines: Deadlines = Deadlines()
     code: str = Field("", description="code hash the controller expects; a host with other code refuses the visit")
+    bundles: dict[str, BundleRef] = Field(
+        default_factory=dict, description="by a job's `code`: what its slots run; without one for '': the host's own"
+    )
+
+
+def written_for_runner(visit: Visit) -> str:
+    """A visit as JSON for a runner, whose code it runs with already. It may be that of an older revision, which refuses
+    keys it does not know: there are none that it can do without."""
+    document = visit.model_copy(update={"bundles": {}}).model_dump(mode="json", exclude_defaults=True)
+    for written, slot in zip(document["slots"], visit.slots, strict=True):
+        written["job"] = slot.job.model_copy(update={"code": ""}).canonical()
+    return json.dumps(document)

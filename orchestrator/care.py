@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NamedTuple, Protocol
 
+from pydantic import ValidationError
+
 from core.errors import HillclimbError
 from core.protocol import PROTOCOL, Care, Condition, Spoken, Verb
 from core.visit import Deadlines
-from orchestrator.controller import HostDown, HostSilent
+from orchestrator.controller import HostDown, HostSilent, no_answer
 
 # An actor that has to be made first needs Ray to start a process: 1-2 s, many times that on a machine under load.
 ANSWER_S = 60.0
@@ -26,11 +28,15 @@ class Reach(Protocol):
 
 
 class Answer(NamedTuple):
-    """What a host said; where it said nothing, `silence` says why."""
+    """What a host said; where it said nothing, `silence` says why.
+
+    `left_out`: it was not asked, being no part of the pool now; `silence` says what to do about it, too.
+    """
 
     host: str
     condition: Condition | None
     silence: str = ""
+    left_out: bool = False
 
 
 def chosen(names: Sequence[str], pool: Sequence[str]) -> list[str]:
@@ -63,7 +69,10 @@ async def _ask(reach: Reach, host: str, care: Care, within_s: float) -> Answer:
         return Answer(host, None, str(error))
     except TimeoutError:
         return Answer(host, None, f"no answer within {within_s:g} s")
-    spoken = Spoken.model_validate_json(said).protocol
-    if spoken != PROTOCOL:
-        return Answer(host, None, f"its actor speaks protocol {spoken}, this hillclimb {PROTOCOL}")
-    return Answer(host, Condition.model_validate_json(said))
+    try:
+        spoken = Spoken.model_validate_json(said).protocol
+        if spoken != PROTOCOL:
+            return Answer(host, None, f"its actor speaks protocol {spoken}, this hillclimb {PROTOCOL}")
+        return Answer(host, Condition.model_validate_json(said))
+    except ValidationError as error:
+        return Answer(host, None, str(no_answer(error)))

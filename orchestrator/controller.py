@@ -8,13 +8,14 @@ import asyncio
 import getpass
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from core.code import code_hash
+from core.errors import HillclimbError
 from core.failures import MEANING, Kind
 from core.ledger.snapshot import OpenVisit, Snapshot
 from core.ledger.writer import EndedVisit, Ledger
@@ -22,11 +23,13 @@ from core.lifecycle import OPEN_VISITS, HostState, VisitState
 from core.protocol import PROTOCOL, Call, Mode, Observation, Spoken
 from core.protocol import Controller as Caller
 from core.visit import Visit
+from infra.bundle import Bundle
 from infra.pool import HostSpec, Policy
 from orchestrator import requests
 from orchestrator.desk import Desk
 from orchestrator.link import ANSWER_S, WAIT_S, Adopt, Dropped, Health, Held, Ingest, Link, Replace
-from orchestrator.plan import USABLE, Assign, Close, Finish, Lose, Pause, Quarantine, TakeBack, World, plan
+from orchestrator.placing import CODE_CHANGED, Bundles, Placing
+from orchestrator.plan import Assign, Close, Finish, Lose, Pause, Place, Quarantine, TakeBack, World, plan, trouble
 from orchestrator.progress import Progress, visit_line
 
 # How often the ledger is looked at for requests of other processes, and backed-off hosts for their time.
@@ -62,6 +65,17 @@ class HostSilent(Exception):
     """The host's actor cannot be reached now: it may live and work on, so it is left alone."""
 
 
+class OtherVersion(Exception):
+    """The host's actor speaks another protocol."""
+
+    def __init__(self, protocol: int) -> None:
+        super().__init__(f"its actor speaks protocol {protocol}, this hillclimb {PROTOCOL}")
+
+
+class CutOff(Exception):
+    """This controller's own way to every host is gone for now: no host was asked, so none has been silent."""
+
+
 class Loss(NamedTuple):
     """What became of a host that does not answer, as far as anyone can tell."""
 
@@ -80,12 +94,30 @@ class Transport(Protocol):
         """One call of the protocol, both ways as JSON. Raises HostDown, HostSilent."""
         ...
 
+    async def place(self, host: str, bundle: Bundle) -> None:
+        """Puts a code bundle on the host, where it is not there yet. Raises HostDown, HostSilent, HillclimbError."""
+        ...
+
     def discard(self, host: str) -> None:
         """Forgets the host's actor and frees its name."""
         ...
 
+    async def replace(self, host: str) -> bool:
+        """Ends the host's actor, which is of another version, unless somebody needs it. Returns whether it is gone.
+
+        Raises HostDown, HostSilent.
+        """
+        ...
+
     async def loss(self, host: str) -> Loss | None:
-        """What Ray knows of the host's end; None when it knows of none."""
+        """What is known of the host's end; None when nothing is. Raises CutOff."""
+        ...
+
+    def reallocate(self, host: str) -> Coroutine[Any, Any, str] | None:
+        """Has the pool put another machine in the host's place: "" when that is done, else what went wrong.
+
+        None: this pool cannot.
+        """
         ...
 
 
@@ -101,8 +133,10 @@ class Drive:
         code: str,
         scope: set[str] | None,
         policy: Policy,
+        bundles: Bundles,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`code`: the hash of the working tree, which hosts must have where `bundles` has none of it."""
         self._ledger = ledger
         self._transport = transport
         self._progress = progress
@@ -115,8 +149,10 @@ class Drive:
         self._links = {h.name: self._link(h.name, caller) for h in hosts}
         self._desired: dict[str, tuple[Visit, ...]] = {h.name: () for h in hosts}
         self._specs: dict[int, Visit] = {}
+        self._working_tree = bundles("")
         self._poked = {h.name: asyncio.Event() for h in hosts}
         self._wake = asyncio.Event()
+        self._placing = Placing(bundles, self._put, progress.say, clock, self._wake.set)
         self._mode = Mode.RUN
         self._stopping = False
         self._asked = False
@@ -124,8 +160,11 @@ class Drive:
         self._unusable_since: float | None = None
         self._told: dict[str, str] = {}
         self._let_go: set[str] = set()
+        self._being_reallocated: set[str] = set()
         self._asked_for: dict[str, Mode] = {h.name: Mode.RUN for h in hosts}
         self._conditions: dict[str, tuple[HostState, str]] = {}
+        if self._working_tree is not None:
+            self._see_bundle(self._working_tree)
         for host in hosts:
             ledger.see_host(host.name, host.machine, host.target.platform.value, host.target.devices)
             self._record(host.name)
@@ -157,9 +196,9 @@ class Drive:
         conversations = [asyncio.create_task(self._converse(name)) for name in self._desks]
         try:
             while True:
-                for conversation in conversations:
-                    if conversation.done():
-                        conversation.result()
+                for work in (*conversations, *self._placing.tasks):
+                    if work.done():
+                        work.result()
                 if (result := done()) is not None:
                     return result
                 self._wake.clear()
@@ -169,6 +208,7 @@ class Drive:
             for conversation in conversations:
                 conversation.cancel()
             await asyncio.gather(*conversations, return_exceptions=True)
+            await self._placing.close()
 
     # -- deciding ------------------------------------------------------------------------------------------------
 
@@ -196,20 +236,27 @@ class Drive:
         """The code below this controller was edited: what it queued cannot be measured any more."""
         if not self._outdated:
             return None
-        return Finish(blocked="the code changed while this ran: run the matrix again with `--again` or `--same-series`")
+        return Finish(blocked=CODE_CHANGED)
 
     def _execute(self, ledger: Ledger, verb: str, body: Mapping[str, Any]) -> str:
         """Does what another process asked for. What is queued meanwhile is driven too."""
         if verb != "queue":
             return requests.execute(ledger, verb, body)
+        if self._working_tree is not None and body["code"] != self._code and requests.needs_working_tree(body):
+            raise HillclimbError(
+                f"this code is not what pid {os.getpid()}, which drives the ledger, put on the hosts when it began: "
+                "wait for its end, or end it, and queue this again"
+            )
         queued = requests.enqueue(ledger, body)
         if self._scope is not None:
             self._scope.add(queued.experiment)
         return "\n".join(queued.sentences)
 
     def _world(self, snapshot: Snapshot, now: float) -> World:
-        views = {name: desk.view() for name, desk in self._desks.items()}
-        if any(v.state in USABLE for v in views.values()):
+        views = {name: self._placing.seen_in(desk.view()) for name, desk in self._desks.items()}
+        blocks = [b for b in snapshot.blocks if self._scope is None or b.experiment in self._scope]
+        # a host in whose place another machine is put will be usable, sooner than anybody's patience ends
+        if self._being_reallocated or any(v.is_usable_for(blocks) for v in views.values()):
             self._unusable_since = None
         elif self._unusable_since is None:
             self._unusable_since = now
@@ -224,11 +271,15 @@ class Drive:
             no_host_s=self._policy.no_host_s,
         )
 
-    def _apply(self, effect: Assign | Close | Lose | TakeBack | Pause | Quarantine, now: float) -> bool:
+    def _apply(self, effect: Assign | Place | Close | Lose | TakeBack | Pause | Quarantine, now: float) -> bool:
         """Returns whether anything changed: the ledger has the last word on a visit."""
         match effect:
             case Assign(block, host, order):
-                self._ledger.lease(block.id, host, order)
+                runs_it = any(block.arms[slot].job not in block.codes for slot in order)
+                bundle = self._working_tree.id if self._working_tree and runs_it else ""
+                self._ledger.lease(block.id, host, order, bundle)
+            case Place(host, codes):
+                self._placing.begin(host, codes)
             case Close(block, why):
                 return self._ledger.close_blocks([block], why) > 0
             case Lose(visit, host, kind, why):
@@ -272,14 +323,30 @@ class Drive:
     def _spec(self, visit: OpenVisit) -> Visit:
         if visit.id not in self._specs:
             target = self._desks[visit.host].spec.target
-            self._specs[visit.id] = self._ledger.visit(visit.id, target, self._code, self._policy.deadlines)
+            spec = self._ledger.visit(visit.id, target, self._code, self._policy.deadlines)
+            commits = self._placing.refs(dict.fromkeys(slot.job.code for slot in spec.slots if slot.job.code))
+            self._specs[visit.id] = spec.model_copy(update={"bundles": spec.bundles | commits})
         return self._specs[visit.id]
+
+    async def _put(self, host: str, bundle: Bundle) -> str:
+        """Puts code on a host. Returns why it is not there, or ""."""
+        try:
+            await self._transport.place(host, bundle)
+        except (HostDown, HostSilent, HillclimbError) as error:
+            return str(error)
+        self._see_bundle(bundle)
+        return ""
+
+    def _see_bundle(self, bundle: Bundle) -> None:
+        self._ledger.see_bundle(bundle.id, bundle.code, bundle.revision, bundle.diff)
 
     def _show(self, snapshot: Snapshot) -> None:
         blocks = [b for b in snapshot.blocks if self._scope is None or b.experiment in self._scope]
         running = [v for v in snapshot.visits if v.state in OPEN_VISITS]
         machines = {d.spec.machine for d in self._desks.values()} if self._policy.exclusive else set(self._desks)
-        waiting = "" if running else "; ".join(f"{n}: {d.reason}" for n, d in self._desks.items() if d.reason)
+        views = [self._placing.seen_in(desk.view()) for desk in self._desks.values()]
+        reasons = {v.name: "code is put there" if v.placing else trouble(v) for v in views}
+        waiting = "" if running else "; ".join(f"{name}: {why}" for name, why in reasons.items() if why)
         self._progress.left(len(blocks), len(running), len(machines), waiting)
 
     # -- talking -------------------------------------------------------------------------------------------------
@@ -293,10 +360,12 @@ class Drive:
         """One host's conversation, for ever; a dead actor is replaced, and tells what became of the visit it had."""
         while True:
             try:
+                await self._reallocate(name)
                 await self._find(name)
                 await self._poll(name)
             except HostDown as down:
                 self._transport.discard(name)
+                self._placing.forget(name)
                 self._desks[name].on_down(str(down))
                 await self._miss(name, self._call(name).order, str(down))
                 await asyncio.sleep(RETRY_S)
@@ -315,9 +384,12 @@ class Drive:
             finding.cancel()
 
     async def _poll(self, name: str) -> None:
-        """Long polls, and a newer call whenever what is desired changes. Raises HostDown, HostSilent."""
+        """Long polls, and a newer call whenever what is desired changes. Until the host needs to be replaced.
+
+        Raises HostDown, HostSilent.
+        """
         poked = self._poked[name]
-        while True:
+        while not self._needs_reallocation(name):
             poked.clear()
             call = self._call(name)
             reply = asyncio.create_task(self._transport.sync(name, call.model_dump_json()))
@@ -325,12 +397,63 @@ class Drive:
             await asyncio.wait({reply, poke}, timeout=call.wait_s + ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
             poke.cancel()
             if reply.done():
-                await asyncio.sleep(self._hear(name, _read(reply.result())))
+                try:
+                    wait_s = self._hear(name, _read(reply.result()))
+                except OtherVersion as other:
+                    await self._replace_actor(name, str(other))
+                await asyncio.sleep(wait_s)
                 continue
             # the answer of an older call, should it still come, is nobody's business
             reply.add_done_callback(lambda task: task.cancelled() or task.exception())
             if not poked.is_set():
                 await self._miss(name, call.order, "it does not answer")
+
+    async def _replace_actor(self, name: str, why: str) -> NoReturn:
+        """Two controllers of two versions never fight: an actor that somebody needs is left to them.
+
+        Raises HostDown when it is gone, else HostSilent.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                is_gone = await self._transport.replace(name)
+        except TimeoutError:
+            raise HostSilent(f"{why}: it does not say whether somebody needs it") from None
+        if is_gone:
+            raise HostDown(f"{why}: it is replaced")
+        raise HostSilent(
+            f"{why}: it works for somebody else, and is replaced when its visit has ended and its controller has let "
+            "it go, or has not called it for its `orphan_s`"
+        )
+
+    def _needs_reallocation(self, name: str) -> bool:
+        return self._mode is Mode.RUN and not self._stopping and self._desks[name].needs_reallocation(self._clock())
+
+    async def _reallocate(self, name: str) -> None:
+        """Has a host replaced that nothing here can help, if its pool can. No call is made to it meanwhile."""
+        if not self._needs_reallocation(name):
+            return
+        desk = self._desks[name]
+        if (command := self._transport.reallocate(name)) is None:
+            desk.on_reallocation(self._clock())
+            return
+        self._decided(name, "replaced", f"its pool's command puts another machine in its place: {desk.reason}")
+        self._being_reallocated.add(name)
+        try:
+            wrong = await command
+        finally:
+            self._being_reallocated.remove(name)
+        desk.on_reallocation(self._clock())
+        if wrong:
+            self._decided(name, "not replaced", wrong)
+            return
+        self._transport.discard(name)
+        self._placing.forget(name)
+        desk.on_reallocated()
+        self._decided(name, "replaced", "another machine is in its place: it is looked at anew")
+
+    def _decided(self, name: str, what: str, why: str) -> None:
+        self._ledger.note(what, why, host=name)
+        self._progress.say(f"{name} is {what}: {why}")
 
     def _call(self, name: str) -> Call:
         mode = self._desks[name].mode if self._mode is Mode.RUN else self._mode
@@ -341,16 +464,20 @@ class Drive:
     async def _miss(self, name: str, order: tuple[int, int], reason: str) -> None:
         """A call was not answered. What Ray says of the host's end is a reason, never a reason to be quicker."""
         link = self._links[name]
-        link.on_miss(order, self._clock())
-        known = await self._transport.loss(name)
-        is_lost = link.health(self._clock()) is Health.LOST
-        loss = known or Loss(Kind.HOST_LOST, reason)
-        self._desks[name].on_miss(loss.kind if is_lost else None, loss.reason)
+        try:
+            loss = await self._transport.loss(name) or Loss(Kind.HOST_LOST, reason)
+        except CutOff as cut:
+            link.on_cut_off(self._clock())
+            self._desks[name].on_miss(None, str(cut))
+        else:
+            link.on_miss(order, self._clock())
+            is_lost = link.health(self._clock()) is Health.LOST
+            self._desks[name].on_miss(loss.kind if is_lost else None, loss.reason)
         self._tell(name)
         self._wake.set()
 
     def _hear(self, name: str, reply: Observation) -> float:
-        """Folds an answer in: events into the ledger first, then the host's state. Raises HostDown.
+        """Folds an answer in: events into the ledger first, then the host's state. Raises OtherVersion.
 
         Returns how many seconds to wait before the next call: a host that has nothing to say to us says so at once.
         """
@@ -373,13 +500,15 @@ class Drive:
                 for visit in self._ledger.new_spool(name, spool_id):
                     self._progress.say(f"visit {visit} is lost: {name} has no record of it any more")
                 link.adopted(spool_id, self._ledger.acked(spool_id))
+                # it may be another disk
+                self._placing.forget(name)
                 # what was lost with the spool must not be in the next call: the new spool does not know that it began
                 self._desire(self._ledger.snapshot())
             case Held():
                 desk.on_observation(reply, now)
                 wait_s = HELD_S
             case Replace(protocol):
-                raise HostDown(f"its actor speaks protocol {protocol}: it is replaced")
+                raise OtherVersion(protocol)
             case Dropped():
                 return TICK_S
         self._tell(name)
@@ -392,7 +521,7 @@ class Drive:
             return  # a host that is being let go says that it drains: that is no condition of it
         desk = self._desks[name]
         self._record(name)
-        if desk.mode is not self._asked_for[name]:
+        if desk.mode is not self._asked_for[name] or self._needs_reallocation(name):
             self._poked[name].set()
         is_well = desk.state in {HostState.READY, HostState.BUSY}
         said = "" if is_well or not desk.reason else f"{name} is {desk.state}: {desk.reason}"
@@ -408,25 +537,36 @@ class Drive:
         """Writes down how a host stands; that it has a visit, the visits themselves tell."""
         desk = self._desks[name]
         state = HostState.READY if desk.state is HostState.BUSY else desk.state
-        if self._conditions.get(name) != (state, desk.reason):
-            self._conditions[name] = (state, desk.reason)
-            self._ledger.see_condition(name, state, desk.reason)
+        reason = trouble(self._placing.seen_in(desk.view()))
+        if self._conditions.get(name) != (state, reason):
+            self._conditions[name] = (state, reason)
+            self._ledger.see_condition(name, state, reason)
 
     def _report(self, ended: EndedVisit) -> None:
         kinds = {kind for kind in (ended.kind, *(run.kind for run in ended.runs)) if kind is not None}
         why = ended.reason or "; ".join(f"{kind}: {MEANING[kind].advice}" for kind in sorted(kinds))
         self._desks[ended.host].on_visit_ended(kinds, why, self._clock())
         self._progress.visit_ended(visit_line(ended), ended.wall_s)
-        if ended.kind is Kind.ENVIRONMENT_MISMATCH and code_hash() != self._code:
-            self._outdated = True
+        if ended.kind is Kind.ENVIRONMENT_MISMATCH:
+            # code that was there may have been removed by hand
+            self._placing.forget(ended.host)
+            self._outdated |= self._working_tree is None and code_hash() != self._code
 
 
 def _read(text: str) -> Observation:
-    """Raises HostDown for what another version says, which may have other words in it."""
+    """Raises OtherVersion for what another version says, which may have other words in it; HostSilent for no answer."""
     try:
         return Observation.model_validate_json(text)
-    except ValidationError:
-        spoken = Spoken.model_validate_json(text).protocol
-        if spoken == PROTOCOL:
-            raise
-        raise HostDown(f"its actor speaks protocol {spoken}: it is replaced") from None
+    except ValidationError as error:
+        with suppress(ValidationError):
+            spoken = Spoken.model_validate_json(text).protocol
+            if spoken != PROTOCOL:
+                raise OtherVersion(spoken) from None
+        raise no_answer(error) from error
+
+
+def no_answer(error: ValidationError) -> HostSilent:
+    """For words of an actor of this version that are none of its answers."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return HostSilent(f"its actor says what is no answer ({where}: {first['msg']}): please report it")

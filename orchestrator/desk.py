@@ -32,6 +32,10 @@ QUARANTINE_S = 60.0
 QUARANTINE_CAP_S = 3600.0
 FORGIVEN_S = 3600.0
 
+# A pool that can replace a host is asked to at most this often, and every further time after twice as long: machines
+# cost money, and one that is new needs minutes until it answers. Only a person's release begins anew.
+REALLOCATE_S = 1800.0
+
 # Nobody's fault but the controllers': they did not call.
 _NOT_THE_HOST_S = frozenset({Kind.ORPHANED})
 
@@ -54,7 +58,11 @@ class Desk:
         self._quarantined_until = 0.0
         self._quarantined_at = 0.0
         self._quarantined_why = ""
-        self._releases = 0
+        self._releases: int | None = None
+        self._preempted = False
+        self._unrecovered = False
+        self._reallocations = 0
+        self._reallocate_from = 0.0
 
     @property
     def mode(self) -> Mode:
@@ -81,7 +89,10 @@ class Desk:
             self._to(HostState.UNKNOWN, reason)
 
     def on_miss(self, loss: Kind | None, reason: str) -> None:
-        """A call went unanswered; `loss`: what became of the host, when enough did."""
+        """A call went unanswered; `loss`: what became of the host, when enough did. One that had said that it would be
+        taken away was."""
+        if loss is not None and self._preempted:
+            loss, reason = Kind.PREEMPTED, f"it was preempted: {reason}"
         self.loss = loss
         if self.state in {HostState.READY, HostState.BUSY}:
             self._to(HostState.SUSPECT, reason)
@@ -97,12 +108,12 @@ class Desk:
             self._to(HostState.HELD, who)
             return
         self.alive = frozenset(a.visit for a in seen.alive)
-        if seen.releases > self._releases:
-            self._quarantined_until = self._faults = self.not_before = 0.0
-            self._quarantines = 0
-            self._set_aside = ""
-            self._recovery_due = False
+        if self._releases is not None and seen.releases > self._releases:
+            self._begin_anew()
+            self._quarantines = self._reallocations = 0
+            self._reallocate_from = 0.0
         self._releases = seen.releases
+        self._preempted = seen.probe is not None and seen.probe.kind is Kind.PREEMPTED
         self._to(*self._what_it_is(seen, now))
 
     def _what_it_is(self, seen: Observation, now: float) -> tuple[HostState, str]:
@@ -112,8 +123,11 @@ class Desk:
             self._recovery_due = False
             if probe is not None and probe.clean:
                 self.not_before = 0.0  # the wait was for what the ladder has now seen to
+                self._unrecovered = False
             elif probe is not None:
                 self._set_aside = f"not recovered: {probe.reason}"
+                # another machine instead of this one would end somebody's work
+                self._unrecovered = not probe.in_use
         if seen.draining:
             is_over = not self.alive and not seen.entries
             return (HostState.DRAINED if is_over else HostState.DRAINING), seen.draining
@@ -167,6 +181,31 @@ class Desk:
         self._set_aside = ""
         self._recovery_due = False
         self._to(HostState.QUARANTINED, why)
+
+    # -- another machine in its place ---------------------------------------------------------------------------------
+
+    def needs_reallocation(self, now: float) -> bool:
+        """The ladder could not free it, or its provider has taken it away. Once for each, and ever more seldom."""
+        is_helpless = self.state is HostState.QUARANTINED and self._unrecovered and not self.alive
+        return (is_helpless or self.loss is Kind.PREEMPTED) and now >= self._reallocate_from
+
+    def on_reallocation(self, now: float) -> None:
+        """The pool was asked for another machine; it has said whether there is one."""
+        self._unrecovered = False
+        self._reallocate_from = now + REALLOCATE_S * 2**self._reallocations
+        self._reallocations += 1
+
+    def on_reallocated(self) -> None:
+        """Another machine is in its place: nothing is known of it."""
+        self._begin_anew()
+        self.alive = frozenset()
+        self._to(HostState.UNKNOWN, "its machine was replaced")
+
+    def _begin_anew(self) -> None:
+        """What is known against it counts no more."""
+        self._quarantined_until = self._faults = self.not_before = 0.0
+        self._set_aside = ""
+        self._recovery_due = self._unrecovered = self._preempted = False
 
     def _count(self, reason: str, now: float) -> None:
         """One fault more, while the older ones fade."""

@@ -9,7 +9,8 @@ Lines    Those given to the ledger follow what it has, one by one. `acked_seq` g
          (`committed`), never before.
 Health   One miss makes a host *suspect*: it gets no new visit. It is *lost* after LOST_MISSES misses in a row and
          LOST_S without a reply. A miss is a call seen unanswered by a controller that was awake. One that was itself
-         stopped (SIGSTOP, a closed laptop) has seen nothing: after a stall everything about health begins anew.
+         stopped (SIGSTOP, a closed laptop) has seen nothing: after a stall everything about health begins anew. So it
+         does while its own way to all hosts is gone: whom nobody asks is not silent.
 
 Pure: time is the caller's monotonic clock, sending and storing are the caller's. It must be told of time at least as
 often as calls come and go; every method with `now` does that.
@@ -71,7 +72,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Replace:
-    """The actor speaks another version: drain and replace it."""
+    """The actor speaks another version: it is replaced when nobody needs it."""
 
     protocol: int
 
@@ -164,6 +165,11 @@ class Link:
         self._missed = order
         self._misses += 1
 
+    def on_cut_off(self, now: float) -> None:
+        """No host could be asked, this one no more than any other."""
+        self._look(now)
+        self._begin_anew(now)
+
     def committed(self, spool_id: str, acked_seq: int) -> None:
         """The ledger has every line of the spool up to this one."""
         if spool_id == self._spool_id:
@@ -208,8 +214,12 @@ class Link:
         """Notice that this controller was itself stopped. Returns whether it was."""
         stalled = now - self._looked > STALLED_S
         if stalled:
-            self._answered = False
-            self._misses = 0
-            self._quiet_since = now
+            self._begin_anew(now)
         self._looked = now
         return stalled
+
+    def _begin_anew(self, now: float) -> None:
+        """Nothing is known of the host's health, and its silence begins now."""
+        self._answered = False
+        self._misses = 0
+        self._quiet_since = now

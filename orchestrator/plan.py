@@ -1,12 +1,13 @@
 """The functional core: `plan(world, now) -> effects`. Pure: no clock, no ledger, no Ray.
 
 What it keeps: at most one open visit per block, per host and per machine (two timings at once falsify each other); no
-visit on a host whose last probe was not clean; a block goes first to the ready host that has measured its group least
-and not back to the host it failed on while another is usable; failing hosts are backed off, waiting work never is.
+visit on a host whose last probe was not clean, or that lacks the code of a commit it runs; a block goes first to the
+ready host that has measured its group least and not back to the host it failed on while another is usable; failing
+hosts are backed off, waiting work never is.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from core.failures import MEANING, Kind
@@ -24,6 +25,13 @@ BAD_JOBS = 2
 USABLE = frozenset({HostState.READY, HostState.BUSY, HostState.SUSPECT})
 
 
+class Unplaced(NamedTuple):
+    """Code that could not be put on a host: why, and when to try again."""
+
+    why: str
+    not_before: float
+
+
 class HostView(NamedTuple):
     """A host as its controller sees it now. Times are the controller's own monotonic seconds."""
 
@@ -35,6 +43,14 @@ class HostView(NamedTuple):
     loss: Kind | None = None  # what became of it, after enough fresh misses to give up on its visit
     set_aside: str = ""  # why it should be quarantined
     not_before: float = 0.0  # backed off until then
+    codes: frozenset[str] = frozenset()  # commits whose code was put there
+    placing: bool = False  # code is on its way there
+    unplaced: Mapping[str, Unplaced] = {}  # by commit
+
+    def is_usable_for(self, blocks: Sequence[OpenBlock]) -> bool:
+        """Whether it may take one of these, now or soon, without anyone's help."""
+        wanted = [set(block.codes.values()) for block in blocks] or [set()]
+        return self.state in USABLE and any(codes.isdisjoint(self.unplaced) for codes in wanted)
 
 
 class World(NamedTuple):
@@ -53,6 +69,13 @@ class Assign(NamedTuple):
     block: OpenBlock
     host: str
     order: tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """The code of these commits is to be put on a host: a block it may take runs it."""
+
+    host: str
+    codes: tuple[str, ...]
 
 
 class Close(NamedTuple):
@@ -90,7 +113,7 @@ class Finish(NamedTuple):
     paused: str = ""
 
 
-Effect = Assign | Close | Lose | TakeBack | Pause | Quarantine | Finish
+Effect = Assign | Place | Close | Lose | TakeBack | Pause | Quarantine | Finish
 
 
 def plan(world: World, now: float) -> list[Effect]:
@@ -120,7 +143,11 @@ def plan(world: World, now: float) -> list[Effect]:
             effects.append(Finish())
         elif not ready:
             effects.append(Finish(paused=_paused_sentence(world, held_up)))
-        elif world.unusable_since is not None and now - world.unusable_since >= world.no_host_s:
+        elif (
+            world.unusable_since is not None
+            and now - world.unusable_since >= world.no_host_s
+            and not any(host.placing for host in world.hosts.values())
+        ):
             effects.append(Finish(blocked=_no_host_sentence(world)))
     return effects
 
@@ -212,12 +239,14 @@ def _pauses(world: World) -> Iterator[Pause]:
 
 def _assign(
     world: World, ready: list[OpenBlock], open_visits: list[OpenVisit], set_aside: set[str], now: float
-) -> Iterator[Assign]:
+) -> Iterator[Assign | Place]:
     occupied = {v.host for v in open_visits} | set_aside
     machines = Counter(world.hosts[v.host].machine for v in open_visits if v.host in world.hosts)
     # a visit given up as lost may still be running there: its machine is not idle while the host says so, and one that
     # says nothing any more must not hold up the others for ever
     machines.update(h.machine for h in world.hosts.values() if h.alive and h.loss is None and h.name not in occupied)
+    # nothing is timed beside what unpacks code or installs its packages
+    machines.update(h.machine for h in world.hosts.values() if h.placing)
     free = {
         h.name: h
         for h in world.hosts.values()
@@ -226,23 +255,37 @@ def _assign(
         and h.name not in occupied
         and not h.alive
         and h.loss is None
+        and not h.placing
     }
-    usable = {h.name for h in world.hosts.values() if h.state in USABLE}
     for block in ready:
         series = world.ledger.series[block.series]
         arms = runnable(block.arms, series)
         avoided = {block.avoid_host}.union(*(series.ambiguous.get(a.job, ()) for a in arms))
+        usable = {h.name for h in world.hosts.values() if h.is_usable_for([block])}
         if usable <= avoided:
             avoided = set()
+        wanted = {block.codes[a.job] for a in arms if a.job in block.codes}
         candidates = [
-            h for h in free.values() if h.name not in avoided and not (world.exclusive and machines[h.machine])
+            h
+            for h in free.values()
+            if h.name not in avoided
+            and not (world.exclusive and machines[h.machine])
+            and all(now >= h.unplaced[code].not_before for code in wanted if code in h.unplaced)
         ]
         if not candidates:
             continue
-        host = min(candidates, key=lambda h: (block.measured_by.get(h.name, 0), h.name))
-        yield Assign(block, host.name, order(arms, block.ordinal))
+        host = min(candidates, key=lambda h: _rank(h, block, wanted))
+        if wanted <= host.codes:
+            yield Assign(block, host.name, order(arms, block.ordinal))
+        else:
+            yield Place(host.name, tuple(sorted(wanted - host.codes)))
         del free[host.name]
         machines[host.machine] += 1
+
+
+def _rank(host: HostView, block: OpenBlock, wanted: Set[str]) -> tuple[bool, int, str]:
+    """The smallest is taken: where no code failed to arrive before, and the group was measured least."""
+    return not wanted.isdisjoint(host.unplaced), block.measured_by.get(host.name, 0), host.name
 
 
 def _paused_sentence(world: World, held_up: list[OpenBlock]) -> str:
@@ -251,6 +294,14 @@ def _paused_sentence(world: World, held_up: list[OpenBlock]) -> str:
 
 
 def _no_host_sentence(world: World) -> str:
-    hosts = "; ".join(f"{h.name} is {h.state}{f' ({h.reason})' if h.reason else ''}" for h in world.hosts.values())
+    hosts = "; ".join(
+        f"{h.name} is {h.state}{f' ({why})' if (why := trouble(h)) else ''}" for h in world.hosts.values()
+    )
     waited = f"{world.no_host_s / 60:.0f} minutes" if world.no_host_s >= 90 else f"{world.no_host_s:g} s"
     return f"no usable host for {waited}: {hosts or 'the pool has no hosts'}; `hillclimb pool check` looks at them"
+
+
+def trouble(host: HostView) -> str:
+    """What is the matter with a host, and which code it lacks; "" when nothing."""
+    lacks = (f"the code of commit {code[:12]} is not there: {it.why}" for code, it in sorted(host.unplaced.items()))
+    return "; ".join(filter(None, (host.reason, *lacks)))

@@ -10,10 +10,12 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from core.failures import MEANING
 from core.ledger.writer import EndedVisit
 from core.lifecycle import VisitState
+from core.printable import printable
 
 
 def visit_line(ended: EndedVisit) -> str:
@@ -54,7 +56,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """One plain line that stays."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(Text(printable(line)), soft_wrap=True)
 
     def visit_ended(self, line: str, wall_s: float) -> None:
         self._walls.append(wall_s)
@@ -66,7 +68,9 @@ class Progress:
             return
         elapsed = self._clock() - self._began
         eta = f", about {self._minutes(visits * median(self._walls) / max(1, machines))} left" if self._walls else ""
-        self._status.update(f"{visits} visits to go, {running} running{eta}; {self._minutes(elapsed)} so far. {doing}")
+        line = f"{visits} visits to go, {running} running{eta}; {self._minutes(elapsed)} so far. {doing}"
+        # no markup: what hosts say may look like it
+        self._status.update(Text(printable(line)))
 
     @staticmethod
     def _minutes(seconds: float) -> str:

@@ -15,7 +15,8 @@ from core.ledger.reader import open_reader
 from core.ledger.requests import ask, wait_for_answer
 from core.ledger.stopped import stopped_advice
 from core.ledger.writer import Enqueued, Ledger, OnChange
-from core.matrix import Expansion, Overrides, expand
+from core.matrix import Expansion, Overrides, expand, revisions_of
+from infra.bundle import bundle_of
 
 # A controller looks for requests twice a second. One that does not answer in this time is stopped or very busy: the
 # request stays where it is until it, or the next controller, gets to it.
@@ -32,19 +33,38 @@ class Queued(NamedTuple):
 
 
 def queue_body(text: str, place: str, overrides: Overrides, on_change: OnChange) -> dict[str, Any]:
-    """The body of a `queue` request: complete, so that whoever executes it needs none of our files."""
+    """The body of a `queue` request: complete, so that whoever executes it needs none of our files, and no repository.
+
+    Raises MatrixError, and HillclimbError for a revision that is not there or cannot be run.
+    """
     return {
         "text": text,
         "place": place,
         "overrides": overrides.model_dump_json(),
         "on_change": on_change.value,
         "code": code_hash(),
+        "revisions": {name: _commit(name) for name in revisions_of(text, place, overrides)},
     }
+
+
+def _commit(name: str) -> str:
+    """The commit that a name stands for now, found to hold what runs on a host. Raises HillclimbError."""
+    try:
+        return bundle_of(name).revision
+    except HillclimbError as error:
+        raise HillclimbError(f'code = "{name}": {error}') from error
 
 
 def expansion_of(body: Mapping[str, Any]) -> Expansion:
     """What a `queue` request asks for. Raises MatrixError."""
-    return expand(body["text"], body["place"], Overrides.model_validate_json(body["overrides"]))
+    # a request of an earlier version names none
+    revisions = body.get("revisions", {})
+    return expand(body["text"], body["place"], Overrides.model_validate_json(body["overrides"]), revisions)
+
+
+def needs_working_tree(body: Mapping[str, Any]) -> bool:
+    """Whether what a `queue` request asks for runs any code but that of commits. Raises MatrixError."""
+    return any(not job.code for job in expansion_of(body).jobs)
 
 
 def enqueue(ledger: Ledger, body: Mapping[str, Any]) -> Queued:

@@ -8,16 +8,19 @@ import asyncio
 import gc
 import os
 import signal
+from collections.abc import Mapping
 from time import monotonic
+from typing import Any
 
 from rich.console import Console
 
-from core.code import code_hash
 from core.ledger.writer import Ledger
-from infra import cluster
-from infra.pool import LocalPool, Pool, RayPool
+from infra import attach
+from infra.bundle import Bundle, bundle_of
+from infra.pool import LocalPool, Pool, PoolError, RayPool, SshPool
 from orchestrator.controller import Drive
 from orchestrator.join import EXIT_BY_SIGNAL, Joined, join
+from orchestrator.placing import ONE_CODE
 from orchestrator.plan import Finish
 from orchestrator.progress import Progress
 
@@ -27,15 +30,32 @@ EXIT_BLOCKED = 6
 
 def check(pool: Pool) -> None:
     """Refuses a pool that cannot be driven, before anything is changed. Raises PoolError."""
-    if isinstance(pool, RayPool):
-        cluster.check(pool)
+    match pool:
+        case LocalPool():
+            pass
+        case RayPool():
+            attach.check(pool)
+        case SshPool():
+            # SSH is a heavy import
+            from infra import cluster
+
+            cluster.check(pool)
 
 
-def drive(ledger: Ledger, pool: Pool, scope: set[str] | None, console: Console) -> int:
-    """Drives `scope` (None: everything queued) on a pool to its end. Returns the exit code. Raises PoolError."""
+def check_revisions(pool: Pool, body: Mapping[str, Any]) -> None:
+    """Refuses a `queue` request that names revisions which the pool's hosts cannot run. Raises PoolError."""
+    if isinstance(pool, RayPool) and body["revisions"]:
+        raise PoolError(f"code = {', '.join(body['revisions'])}: {ONE_CODE}")
+
+
+def drive(ledger: Ledger, pool: Pool, scope: set[str] | None, console: Console, code: str) -> int:
+    """Drives `scope` (None: everything queued) on a pool to its end. Returns the exit code.
+
+    `code`: the code hash it was queued with, or of now. Raises PoolError, and CodeChanged when it is no longer here.
+    """
     with Progress(console, monotonic) as progress:
-        with join(pool, progress.say) as joined:
-            finish, caught = asyncio.run(_drive(ledger, pool, joined, scope, progress))
+        with join(pool, progress.say, code=code) as joined:
+            finish, caught = asyncio.run(_drive(ledger, pool, joined, scope, progress, code))
         if caught:
             progress.say("interrupted: the same command goes on from here")
             return EXIT_BY_SIGNAL[caught[0]]
@@ -48,9 +68,13 @@ def drive(ledger: Ledger, pool: Pool, scope: set[str] | None, console: Console) 
 
 
 async def _drive(
-    ledger: Ledger, pool: Pool, joined: Joined, scope: set[str] | None, progress: Progress
+    ledger: Ledger, pool: Pool, joined: Joined, scope: set[str] | None, progress: Progress, code: str
 ) -> tuple[Finish, list[signal.Signals]]:
-    drive = Drive(ledger, joined.hosts, joined.fleet, progress, code_hash(), scope, pool)
+
+    def bundles(revision: str) -> Bundle | None:
+        return bundle_of(revision) if revision else joined.bundle
+
+    drive = Drive(ledger, joined.hosts, joined.fleet, progress, code, scope, pool, bundles)
     caught: list[signal.Signals] = []
 
     def on_signal(number: signal.Signals) -> None:

@@ -1,7 +1,8 @@
 """`python -m workers.runner VISIT.json --events FD`: a visit in, events out; with `--claim` its devices, and no more.
 
 A plain program that knows neither Ray nor the ledger. It measures the slots of one visit in one process, so all of them
-have the same `env` and the same timer; whoever starts it splits a visit whose slots differ. Exit status: 0 when every
+have the same `env`, the same `code`, which is its own, and the same timer; whoever starts it splits a visit whose slots
+differ. Exit status: 0 when every
 slot has its `run_ended`; 2 for a visit that cannot be run as it is written; 75 when the slots without a `run_ended`
 need a fresh process; anything else is a death to be classified from outside.
 
@@ -71,6 +72,11 @@ def _read_visit(path: Path) -> "Visit":
         _refuse(f"{path}: {complaint(error)}")
     first, *others = visit.slots
     for other in others:
+        if other.job.code != first.job.code:
+            _refuse(
+                f"{path}: slots with slot = {first.slot} and {other.slot} differ in job.code"
+                f" ({first.job.code!r} and {other.job.code!r}); one process has one code: write a visit for each"
+            )
         if other.job.env != first.job.env:
             _refuse(
                 f"{path}: slots with slot = {first.slot} and {other.slot} differ in job.env"

@@ -7,7 +7,8 @@ said to have ended, once. A slot's run ends once: by the runner, or here when th
 A runner that dies takes the slot it was at with it, not the visit: a fresh one takes the slots that remain. The second
 death ends the visit. A runner that dies before it reaches any slot is tried once: when one with other process settings
 reaches its slots, the settings are to blame and the slots that chose them have failed; when none does, the visit has,
-and where the host is not to blame its slots have, too: one retry decides about them.
+and where the host is not to blame its slots have, too: one retry decides about them. A revision that says itself that
+it cannot run its slots has failed them, whatever others do.
 A runner that survives SIGKILL is in the kernel's hands: it is waited for no longer, and probes show it from then on.
 
 It knows neither Ray nor the ledger. It runs on the actor's event loop, which forks (see `workers.host.child`); whatever
@@ -18,7 +19,6 @@ import asyncio
 import os
 import shutil
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,9 +31,10 @@ from typing import Any, Protocol
 from core.events import HostFault, Probed, RunEnded, RunnerBegan, RunnerExited, VisitEnded
 from core.failures import Blame, Kind, blame
 from core.protocol import Alive
-from core.visit import Phase, Slot, Visit
+from core.visit import Phase, Slot, Visit, written_for_runner
 from workers.bench.settings import process_settings
 from workers.host.child import Child
+from workers.host.code import CodeMissing, Codes, Installed
 from workers.host.inherit import inherited_environment
 from workers.host.marks import Marks
 from workers.host.memory import OomWatch
@@ -54,8 +55,6 @@ LAST_LOOK_S = 0.2
 SURVIVE_S = 1.0
 # A host or a program that killed two runners would kill the third.
 LAST_DEATH = 2
-
-RUNNER = (sys.executable, "-P", "-m", "workers.runner")
 
 
 class Stop(Enum):
@@ -94,20 +93,18 @@ class Workplace:
     """What a host gives its runners."""
 
     scratch: Path
-    cache: Path
     lock_descriptor: int
     marks: Marks
     grace_s: float
     probe: Callable[[], Awaitable[Probed]]
-    code: Callable[[], Awaitable[str]]
-    command: tuple[str, ...]
+    codes: Codes
 
 
 def processes(slots: Sequence[Slot]) -> list[list[Slot]]:
-    """The slots by equal `env`, each kept in order, the groups in order of first appearance."""
-    groups: dict[tuple[tuple[str, str], ...], list[Slot]] = {}
+    """The slots by equal `env` and `code`, each kept in order, the groups in order of first appearance."""
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Slot]] = {}
     for slot in slots:
-        groups.setdefault(tuple(sorted(slot.job.env.items())), []).append(slot)
+        groups.setdefault((slot.job.code, tuple(sorted(slot.job.env.items()))), []).append(slot)
     return list(groups.values())
 
 
@@ -138,8 +135,9 @@ class _Death:
         """The end of a run that no runner came to, where runners with other process settings came to theirs."""
         if self.kind is Kind.KILLED:
             return self.ends_run(slot.slot)
-        chosen = " ".join(f"{name}={value}" for name, value in slot.job.env.items())
-        settings = f"with {chosen or 'no process settings'}, and not with those of other slots"
+        chosen = [f"{name}={value}" for name, value in slot.job.env.items()]
+        chosen += [f"code={slot.job.code[:12]}"] if slot.job.code else []
+        settings = f"with {' '.join(chosen) or 'no process settings'}, and not with those of other slots"
         return self._ended(slot.slot, of_settings(self.kind), f"{self.reason} {settings}")
 
     def _ended(self, slot: int, kind: Kind, reason: str) -> RunEnded:
@@ -203,15 +201,16 @@ class Supervisor:
     # -- the visit ----------------------------------------------------------------------------------------------------
 
     async def _execute(self) -> VisitEnded:
-        code = await self._workplace.code()
-        if self._visit.code and self._visit.code != code:
-            reason = f"the visit wants code {self._visit.code[:12]}, this host has {code[:12]}"
-            return VisitEnded(state="failed", kind=Kind.ENVIRONMENT_MISMATCH, reason=reason)
-        visit = self._visit.model_copy(update={"code": code})
+        try:
+            codes = await asyncio.to_thread(self._workplace.codes.of, self._visit)
+        except CodeMissing as missing:
+            return VisitEnded(state="failed", kind=Kind.ENVIRONMENT_MISMATCH, reason=str(missing))
         process = deaths = 0
         reached = False
         stillborn: list[tuple[list[Slot], _Death]] = []
-        for group in processes(visit.slots):
+        for group in processes(self._visit.slots):
+            installed = codes[group[0].job.code]
+            visit = self._visit.model_copy(update={"code": installed.code})
             remaining = group
             group_reached = False
             while remaining:
@@ -220,13 +219,20 @@ class Supervisor:
                     return end
                 if probe.kind is not None:
                     return VisitEnded(state="failed", kind=probe.kind, reason=probe.reason)
+                if end := await self._missing(installed):
+                    return end
                 process += 1
-                death = await self._run_process(visit.model_copy(update={"slots": tuple(remaining)}), process)
+                wanted = visit.model_copy(update={"slots": tuple(remaining)})
+                death = await self._run_process(wanted, installed, process)
                 group_reached |= self._progress.has_reached_a_slot
                 reached |= group_reached
                 if death is not None:
-                    if end := self._end_from_outside():
+                    # without its code it died of that, whatever it said
+                    if end := self._end_from_outside() or await self._missing(installed):
                         return end
+                    if death.kind is Kind.USER_ERROR:
+                        await self._journal.write(*(death.ends_run(slot.slot) for slot in remaining))
+                        break
                     if not group_reached:
                         stillborn.append((death.strikes(remaining), death))
                         break
@@ -249,6 +255,11 @@ class Supervisor:
     def _end_from_outside(self) -> VisitEnded | None:
         return end_from_outside(self._journal.broken, self._stop)
 
+    @staticmethod
+    async def _missing(installed: Installed) -> VisitEnded | None:
+        missing = await asyncio.to_thread(lambda: installed.missing)
+        return VisitEnded(state="failed", kind=Kind.ENVIRONMENT_MISMATCH, reason=missing) if missing else None
+
     async def _look(self) -> Probed:
         seen = await self._workplace.probe()
         await self._journal.write(seen)
@@ -256,25 +267,27 @@ class Supervisor:
 
     # -- one process --------------------------------------------------------------------------------------------------
 
-    async def _run_process(self, visit: Visit, process: int) -> _Death | None:
+    async def _run_process(self, visit: Visit, installed: Installed, process: int) -> _Death | None:
         scratch = Path(await asyncio.to_thread(mkdtemp, prefix=f"visit-{visit.visit}-", dir=self._workplace.scratch))
         try:
             file = scratch / "visit.json"
-            await asyncio.to_thread(file.write_text, visit.model_dump_json())
+            await asyncio.to_thread(file.write_text, written_for_runner(visit))
             with await asyncio.to_thread(OomWatch) as watch:
-                return await self._watch_process(visit, process, file, watch)
+                return await self._watch_process(visit, installed, process, file, watch)
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
-    async def _watch_process(self, visit: Visit, process: int, file: Path, watch: OomWatch) -> _Death | None:
+    async def _watch_process(
+        self, visit: Visit, installed: Installed, process: int, file: Path, watch: OomWatch
+    ) -> _Death | None:
         slots = tuple(slot.slot for slot in visit.slots)
         self._progress = Progress(since=self._clock(), pending=set(slots))
         self._bad_output = None
-        cache = str(self._workplace.cache)
+        cache = str(installed.cache)
         options = (str(file), "--cache", cache, "--process", str(process), "--die-with-parent", str(os.getpid()))
         child = await Child.spawn(
-            (*self._workplace.command, *options),
-            env=process_settings(visit, inherited_environment(os.environ)),
+            (*installed.command, *options),
+            env=process_settings(visit, inherited_environment(os.environ, installed.bundle)),
             cwd=file.parent,
             inherit=(self._workplace.lock_descriptor,),
             marks=self._workplace.marks,
@@ -292,7 +305,7 @@ class Supervisor:
         if ended is None and from_outside(child.returncode):
             await asyncio.sleep(SURVIVE_S)
             oom = await asyncio.to_thread(watch.evidence, pid)
-        return await self._close(child, process, ended, oom, asked=len(slots))
+        return await self._close(child, process, ended, oom, visit.slots)
 
     async def _read(self, child: Child, began: RunnerBegan) -> None:
         """Write down what the runner says until it says no more or something that is no event."""
@@ -360,7 +373,9 @@ class Supervisor:
 
     # -- what its exit means ------------------------------------------------------------------------------------------
 
-    async def _close(self, child: Child, process: int, ended: Ending | None, oom: str, asked: int) -> _Death | None:
+    async def _close(
+        self, child: Child, process: int, ended: Ending | None, oom: str, asked: tuple[Slot, ...]
+    ) -> _Death | None:
         """Say that the runner exited, and end the run it was at. Returns its death, if it was one."""
         exit_status, output = describe(child.returncode), child.output.text()
         await self._journal.write(RunnerExited(process=process, exit_status=exit_status, stderr_tail=output))
@@ -371,12 +386,16 @@ class Supervisor:
         # a runner that broke off on its own after it said something that is no event
         ended = ended or (Ending.BAD_OUTPUT if self._bad_output else None)
         progress = self._progress
-        made_room = ended is None and child.returncode == FRESH_PROCESS_EXIT and len(progress.pending) < asked
+        made_room = ended is None and child.returncode == FRESH_PROCESS_EXIT and len(progress.pending) < len(asked)
         if made_room or not progress.pending:
             return None
         nobody_blamed = not progress.has_reached_a_slot and ended in (None, Ending.STALL)
         seen = await self._look() if nobody_blamed else None
-        found = verdict(Evidence(child.returncode, progress.phase, output, ended, oom, seen))
+        commit = asked[0].job.code
+        found = verdict(Evidence(child.returncode, progress.phase, output, ended, oom, seen, revision=bool(commit)))
+        if found.kind is Kind.USER_ERROR:
+            because = f"commit {commit[:12]} cannot run this job: {found.because}"
+            found = found._replace(because=f"{because}: leave out what it does not know, or name another revision")
         reason = "; ".join(filter(None, (self._reason(child.returncode, ended), found.because, unkillable)))
         death = _Death(found.kind, reason[:4096], progress.phase, exit_status, output)
         if progress.slot is not None:

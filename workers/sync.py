@@ -13,6 +13,7 @@ Orphan   Only obeyed calls count. After `orphan_s` without one the visit is stop
 Ladder   Climbed once per stay in mode `recover`, when no visit runs; nothing starts and the host is not let go before
          its end. What it does and finds goes to the owner's spool, and so does an idle host's turn to clean or unclean.
 Person   Who drains a host by hand drains it for every ledger, until released; no call changes that.
+Gone     A host that its provider is about to take away starts nothing for anybody, and shows no other probe than that.
 
 Only mode `run` starts visits. `drain` lets the desired one finish. Synchronous and deterministic: time comes in with
 every call, files and processes through what is given to the constructor, and waiting is the caller's
@@ -24,8 +25,10 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from core.events import Probed, Rung
+from core.failures import Kind
 from core.protocol import Alive, Answer, Call, Condition, Controller, HostHeld, Mode, Observation
 from core.visit import Visit
+from workers.host.duty import Duty
 from workers.host.lock import held_by
 from workers.host.spool import Spool
 from workers.supervisor import Stop
@@ -109,8 +112,8 @@ class SyncHost:
         self._ladder = _Ladder.DOWN
         self._probe: Probed | None = None
         self._told_clean = True  # by the events of the owner's spool
-        self._drained = ""
-        self._releases = 0
+        self._preempted: Probed | None = None
+        self._duty = Duty(drained="", releases=0)
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -192,18 +195,12 @@ class SyncHost:
         return ""
 
     @property
-    def drained(self) -> str:
-        """Why a person wants no visit started here, or ""."""
-        return self._drained
+    def duty(self) -> Duty:
+        return self._duty
 
-    def drain(self, why: str) -> None:
-        """Start no visit of any ledger, for the reason given."""
-        self._drained = why
-
-    def put_back(self) -> None:
-        """Start visits again."""
-        self._drained = ""
-        self._releases += 1
+    def set_duty(self, duty: Duty) -> None:
+        """Start no visit of any ledger, or start visits again."""
+        self._duty = duty
         self._reconcile()
 
     # -- what happens on the host -------------------------------------------------------------------------------------
@@ -236,12 +233,18 @@ class SyncHost:
 
     def probed(self, seen: Probed) -> None:
         """What a look at the host showed. A visit that runs writes down its own; a disk with room is tried again."""
-        self._probe = seen
+        seen = self._probe = self._preempted or seen
         if self._execution is None and seen.clean != self._told_clean:
             self._write(seen)
         self._told_clean = seen.clean
         if seen.clean and self._owner is not None and self._spool.broken:
             self._surroundings.on_disk(self._spool.mend)
+
+    def preempted(self, why: str) -> None:
+        """The machine is about to be taken away: nothing starts any more, what runs goes on while it can."""
+        self._preempted = self._probe = Probed(clean=False, kind=Kind.PREEMPTED, reason=why)
+        self._told_clean = False
+        self._write(self._preempted)
 
     def climbed(self, rung: Rung) -> None:
         """The ladder has come this far."""
@@ -250,7 +253,7 @@ class SyncHost:
     def recovered(self, seen: Probed) -> None:
         """The ladder is at its end, and this is what it left."""
         self._ladder = _Ladder.DOWN
-        self._probe = seen
+        seen = self._probe = self._preempted or seen
         self._told_clean = seen.clean
         self._write(seen)
         self._reconcile()
@@ -298,7 +301,7 @@ class SyncHost:
                 return
 
     def _takes_visits(self) -> bool:
-        return self._mode is Mode.RUN and self.is_idle and not self._drained and not self._spool.broken
+        return self._mode is Mode.RUN and self.is_idle and not self._unfit() and not self._spool.broken
 
     def _ask_for_ladder(self, mode: Mode) -> None:
         """Ladder. Called before `mode` is taken over."""
@@ -333,8 +336,8 @@ class SyncHost:
             answer=answer,
             probe=self._probe,
             held=held,
-            draining=self._drained,
-            releases=self._releases,
+            draining=self._unfit(),
+            releases=self._duty.releases,
         )
         if not self._owns(call):
             return reply
@@ -352,11 +355,15 @@ class SyncHost:
             }
         return reply.model_copy(update=update)
 
+    def _unfit(self) -> str:
+        """Why no visit of any ledger starts here, or ""."""
+        return self._preempted.reason if self._preempted else self._duty.drained
+
     def _alive(self) -> tuple[Alive, ...]:
         return () if self._execution is None else (self._execution.alive(),)
 
     def _draining(self) -> str:
         """Why no visit starts here: what holds for every ledger, then what holds for the owner."""
-        if self._owner is None or self._drained:
-            return self._drained
+        if self._owner is None or self._unfit():
+            return self._unfit()
         return self._spool.broken or ("asked to drain" if self._mode is Mode.DRAIN else "")

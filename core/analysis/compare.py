@@ -123,10 +123,14 @@ def _evidence(
     record: Record, cell: Cell, reference: Cell, pairs: Mapping[Key, list[Pair]], e: Estimate | None
 ) -> Evidence:
     own = pairs.get(_key(cell), [])
-    env, reference_env = (record.jobs[c.job or ""].get("env", {}) for c in (cell, reference))
+    jobs = [record.jobs[c.job or ""] for c in (cell, reference)]
+    env, reference_env = (job.get("env", {}) for job in jobs)
+    code, reference_code = (job.get("code", "") for job in jobs)
     tested = tested_settings(tested_axes(cell, reference), record.series)
-    obstacle = settings_difference(env, reference_env, tested) or environment_difference(own, record.environments)
-    return Evidence(same_measurement(own, env, reference_env), obstacle, e)
+    obstacle = settings_difference(env, reference_env, tested) or environment_difference(
+        own, record.environments, tests_code=code != reference_code
+    )
+    return Evidence(same_measurement(own, env, reference_env, record.environments), obstacle, e)
 
 
 def _agreeing_seeds(record: Record, cells: Sequence[Cell], estimates: Sequence[Estimate | None]) -> list[int]:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from core.job.base import WORKING_TREE
 from core.job.micro import (
     CapacityJob,
     CombineOnlyJob,
@@ -44,6 +45,7 @@ _ADAPTER: TypeAdapter[Job] = TypeAdapter(JobSpec)
 
 __all__ = [
     "KINDS",
+    "WORKING_TREE",
     "CapacityJob",
     "CombineOnlyJob",
     "Job",

@@ -26,12 +26,16 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 # Set by the host for its accelerator, so a job that sets them would measure something else than it says.
 RESERVED_ENV = ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "PYTHONPATH", "PATH")
 
+# How the working tree is written where a revision is wanted.
+WORKING_TREE = "."
+
 
 class BaseJob(Frozen):
     """Everything we *choose* for one measurement, and the identity that follows from the choice."""
 
     kind: str
     env: dict[str, str] = Field(default_factory=dict, description="process settings (environment variables)")
+    code: str = Field("", description="the git revision whose code runs; . or nothing: the working tree")
 
     @field_validator("env")
     @classmethod
@@ -44,6 +48,16 @@ class BaseJob(Frozen):
             if "\0" in value:
                 raise ValueError(f"the value of {name} holds a NUL character")
         return env
+
+    @field_validator("code")
+    @classmethod
+    def _code_is_a_commit(cls, code: str) -> str:
+        """A name may stand for another commit tomorrow, so a job holds none."""
+        if code in ("", WORKING_TREE):
+            return ""
+        if not re.fullmatch(r"[0-9a-f]{40}", code):
+            raise ValueError(f"{code!r} is no full commit id; a matrix may name any revision")
+        return code
 
     def refusal(self) -> str | None:
         """Why this combination of valid fields has no meaning, or None when it has one."""

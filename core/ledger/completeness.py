@@ -65,6 +65,7 @@ class _Facts(NamedTuple):
     checked: frozenset[str]
     blocks: Mapping[str, Sequence[Block]]
     running: frozenset[int]
+    alone: frozenset[str]
 
 
 def standings(record: Record) -> list[Standing]:
@@ -83,8 +84,18 @@ def standings(record: Record) -> list[Standing]:
         counts[item.run.job, item.run.job] += 1
     unsupported = {run.job: run.reason for run in accepted if run.outcome == Outcome.UNSUPPORTED}
     running = frozenset(v.block for v in record.visits.values() if VisitState(v.state) in OPEN_VISITS)
-    facts = _Facts(record, condemned(record), unsupported, counts, measured, checked, blocks, running)
+    failed = condemned(record)
+    facts = _Facts(record, failed, unsupported, counts, measured, checked, blocks, running, _alone(record, failed))
     return [_standing(cell, facts) for cell in record.cells]
+
+
+def _alone(record: Record, failed: Mapping[str, Condemned]) -> frozenset[str]:
+    """The references of which every arm failed for good: they are not measured for their own sake."""
+    arms: dict[str, set[str]] = defaultdict(set)
+    for cell in record.cells:
+        if cell.job is not None and cell.reference not in (None, cell.job) and cell.retired is None:
+            arms[cell.reference or ""].add(cell.job)
+    return frozenset(reference for reference, jobs in arms.items() if jobs <= failed.keys())
 
 
 def condemned(record: Record) -> dict[str, Condemned]:
@@ -154,4 +165,7 @@ def _judged(cell: Cell, job: str, count: int, wanted: int, facts: _Facts) -> tup
         return CellState.DONE, "checked, not timed: its kernel is interpreted here", None
     if closed:
         return CellState.CANCELLED, f"{closed[0]} (after {count} of {wanted} blocks)", None
+    if job in facts.alone:
+        why = "dropped: all that is compared with it failed for good"
+        return CellState.CANCELLED, f"{why} (after {count} of {wanted} blocks)", None
     return CellState.MISSING, f"{count} of {wanted} blocks and none is queued: run the matrix again", None

@@ -4,6 +4,7 @@ Queueing the same matrix again adds nothing. What failed for good, or was cancel
 """
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -130,6 +131,7 @@ def _series(
     last = tx.first("SELECT * FROM series WHERE experiment = :e ORDER BY ordinal DESC LIMIT 1", e=name)
     if last is None:
         return _new_series(tx, expansion, code, 1), 1
+    sentences += _moved(json.loads(last.revisions), expansion.revisions)
     changes = _changes(last.measure, last.code, expansion.measure, code)
     if not changes:
         _rewrite_series(tx, last.id, expansion, code)
@@ -166,6 +168,12 @@ def _changes(old_measure: str, old_code: str, measure: Measure, code: str) -> li
     return changes
 
 
+def _moved(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """A name that stands for another commit than it did stands for other jobs."""
+    moved = [name for name in now if before.get(name, now[name]) != now[name]]
+    return [f"code = {name} was commit {before[name][:12]} and is {now[name][:12]} now: other jobs" for name in moved]
+
+
 def _new_series(tx: Transaction, expansion: Expansion, code: str, ordinal: int) -> int:
     return tx.add(
         Series(experiment=expansion.experiment, ordinal=ordinal, queued_at_ns=tx.now_ns, **_documents(expansion, code))
@@ -175,7 +183,7 @@ def _new_series(tx: Transaction, expansion: Expansion, code: str, ordinal: int) 
 def _rewrite_series(tx: Transaction, series: int, expansion: Expansion, code: str) -> None:
     tx.change(
         "UPDATE series SET text = :text, overrides = :overrides, measure = :measure, interleaved = :interleaved, "
-        "baseline = :baseline, code = :code WHERE id = :series",
+        "baseline = :baseline, code = :code, revisions = :revisions WHERE id = :series",
         series=series,
         **_documents(expansion, code),
     )
@@ -189,4 +197,5 @@ def _documents(expansion: Expansion, code: str) -> dict[str, Any]:
         "interleaved": json.dumps(expansion.interleaved),
         "baseline": json.dumps(expansion.baseline, default=str),
         "code": code,
+        "revisions": json.dumps(expansion.revisions),
     }

@@ -73,7 +73,7 @@ def find_series(db: sqlite3.Connection, experiment: str, ordinal: int | None = N
         known = ", ".join(str(row["ordinal"]) for row in rows) or "none"
         raise NothingMatched(f"{experiment} has no series {ordinal}: it has {known}")
     row = chosen[0]
-    parsed = {name: json.loads(row[name]) for name in ("overrides", "measure", "baseline")}
+    parsed = {name: json.loads(row[name]) for name in ("overrides", "measure", "baseline", "revisions")}
     return Series(**dict(row) | parsed | {"interleaved": tuple(json.loads(row["interleaved"]))})
 
 

@@ -17,7 +17,7 @@ class Experiment(NamedTuple):
 
 
 class Series(NamedTuple):
-    """One measuring of an experiment. `measure`, `baseline` and `overrides` are the parsed documents."""
+    """One measuring of an experiment. `measure`, `baseline`, `overrides` and `revisions` are the parsed documents."""
 
     id: int
     experiment: str
@@ -29,6 +29,7 @@ class Series(NamedTuple):
     baseline: Mapping[str, Any]
     code: str
     queued_at_ns: int
+    revisions: Mapping[str, str]
 
 
 class Cell(NamedTuple):

@@ -11,7 +11,8 @@ from core.lifecycle import Arm, VisitState
 
 
 class OpenBlock(NamedTuple):
-    """A block without an accepted visit, not closed. Arms by slot, slot 0 first."""
+    """A block without an accepted visit, not closed. Arms by slot, slot 0 first. `codes`: job -> the commit whose code
+    it runs, for those of its jobs that run one."""
 
     id: int
     experiment: str
@@ -22,6 +23,7 @@ class OpenBlock(NamedTuple):
     origin: str
     avoid_host: str | None
     measured_by: Mapping[str, int]  # host -> accepted visits of this series and group there
+    codes: Mapping[str, str] = {}
 
 
 class OpenVisit(NamedTuple):

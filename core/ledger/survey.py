@@ -26,6 +26,11 @@ AND (v.state IN ('leased', 'running') OR v.state = 'lost' AND b.accepted_visit I
 ORDER BY v.id
 """
 
+# Served by the index `job_of_code`: word for word its expression and its condition.
+_CODES = """
+SELECT id, json_extract(spec, '$.code') AS code FROM job WHERE json_extract(spec, '$.code') <> ''
+"""
+
 _MEASURED_BY = """
 SELECT b.series, b.grp, v.host, COUNT(*) AS blocks FROM block b JOIN visit v ON v.id = b.accepted_visit
 WHERE b.series IN (SELECT series FROM block WHERE accepted_visit IS NULL AND closed IS NULL)
@@ -65,6 +70,7 @@ def survey(tx: Transaction, views: Views | None) -> tuple[Snapshot, Views]:
     `views`: what the last survey found, when no run has ended since; what is found now is given back.
     """
     views = views or Views({}, _blamed(tx))
+    code_of = {row.id: row.code for row in tx.all(_CODES)}
     measured_by: dict[tuple[int, str], dict[str, int]] = defaultdict(dict)
     for series, grp, host, blocks in tx.all(_MEASURED_BY):
         measured_by[series, grp][host] = blocks
@@ -76,10 +82,11 @@ def survey(tx: Transaction, views: Views | None) -> tuple[Snapshot, Views]:
                 series=row.series,
                 grp=row.grp,
                 ordinal=row.ordinal,
-                arms=parse_slots(row.slots),
+                arms=(arms := parse_slots(row.slots)),
                 origin=row.origin,
                 avoid_host=row.avoid_host,
                 measured_by=measured_by[row.series, row.grp],
+                codes={arm.job: code_of[arm.job] for arm in arms if arm.job in code_of},
             )
             for row in tx.all(_BLOCKS)
         ),

@@ -30,6 +30,16 @@ def _real(*_: object, **__: object) -> str:
     return "REAL"
 
 
+# The commit whose code a job runs; '' or NULL: the working tree.
+_CODE = text("json_extract(spec, '$.code')")
+
+
+def _added(default: str, description: str) -> str:
+    """A column that older ledgers lacked, as a migration adds it: last, and with what it is in their rows."""
+    column: str = Field(default=default, sa_column_kwargs={"server_default": default}, description=description)
+    return column
+
+
 class Table(SQLModel):
     """The base of all tables, with a registry of our own."""
 
@@ -85,11 +95,13 @@ class Series(Table, table=True):
     baseline: str = Field(description="JSON object")
     code: str
     queued_at_ns: int
+    revisions: str = _added("{}", "JSON object: code as written in the matrix -> the commit it stands for")
 
 
 class Job(Table, table=True):
     __tablename__ = "job"
-    __table_args__ = STRICT
+    # few jobs are of another code than the controller's, and every plan asks which
+    __table_args__ = (Index("job_of_code", _CODE, sqlite_where=text(f"{_CODE.text} <> ''")), STRICT)
     id: str = Field(primary_key=True)
     kind: str
     spec: str = Field(description="JSON of the whole job, defaults included")
@@ -240,6 +252,20 @@ class Visit(Table, table=True):
     reason: str = ""
     leased_at_ns: int
     ended_at_ns: int | None = Field(default=None, description="when it was over; a lost one is not, until its spool is")
+    bundle: str = _added(
+        "", "what the working tree it runs was sent as; empty: it runs the host's own code, or commits alone"
+    )
+
+
+class Bundle(Table, table=True):
+    """Code that was put on hosts."""
+
+    __tablename__ = "bundle"
+    __table_args__ = STRICT
+    id: str = Field(primary_key=True, description="SHA-256 of its archive")
+    code: str = Field(description="code hash")
+    revision: str = Field(description="the commit, or empty: no commit was under the working tree")
+    diff: str = Field(description="SHA-256 of what was not committed; empty: nothing")
 
 
 class Run(Table, table=True):
@@ -389,5 +415,5 @@ TRIGGERS: tuple[str, ...] = (
     _frozen("block", "id, series, grp, ordinal, slots, origin"),
     _visit_states(),
     _refuse("visit_delete", "DELETE ON visit", "visits are never deleted"),
-    _frozen("visit", "id, block, host, epoch, slot_order"),
+    _frozen("visit", "id, block, host, epoch, slot_order, bundle"),
 )

@@ -18,11 +18,14 @@ from core.ledger.tables import Visit as VisitRow
 from core.ledger.transaction import Transaction
 from core.lifecycle import VisitState
 from core.matrix import Measure
-from core.visit import Deadlines, Role, Slot, Target, Visit
+from core.visit import BundleRef, Deadlines, Role, Slot, Target, Visit
 
 
-def lease(tx: Transaction, block: int, host: str, order: Sequence[int]) -> int:
-    """Opens a visit and its runs; its id. Raises Refused when the block is not open, or when it or the host has one."""
+def lease(tx: Transaction, block: int, host: str, order: Sequence[int], bundle: str) -> int:
+    """Opens a visit and its runs; its id. Raises Refused when the block is not open, or when it or the host has one.
+
+    `bundle`: what its working tree is sent as, or "".
+    """
     row = tx.first("SELECT slots FROM block WHERE id = :b AND accepted_visit IS NULL AND closed IS NULL", b=block)
     if row is None:
         raise Refused(f"block {block} is not open: it cannot be leased to {host}")
@@ -38,6 +41,7 @@ def lease(tx: Transaction, block: int, host: str, order: Sequence[int]) -> int:
                 state=VisitState.LEASED,
                 slot_order=json.dumps(list(order)),
                 leased_at_ns=tx.now_ns,
+                bundle=bundle,
             )
         )
     except IntegrityError as error:
@@ -47,10 +51,13 @@ def lease(tx: Transaction, block: int, host: str, order: Sequence[int]) -> int:
 
 
 def describe(tx: Transaction, visit: int, target: Target, code: str, deadlines: Deadlines) -> Visit:
-    """What a host needs to execute a visit, its slots in the leased order."""
+    """What a host needs to execute a visit, its slots in the leased order.
+
+    It names the working tree it was leased with: whoever delivers it may have edited theirs since.
+    """
     row = tx.one(
-        "SELECT v.slot_order, s.measure FROM visit v JOIN block b ON b.id = v.block JOIN series s ON s.id = b.series "
-        "WHERE v.id = :v",
+        "SELECT v.slot_order, s.measure, t.id AS tree, t.code AS tree_code FROM visit v JOIN block b ON b.id = v.block "
+        "JOIN series s ON s.id = b.series LEFT JOIN bundle t ON t.id = v.bundle WHERE v.id = :v",
         v=visit,
     )
     specs = {
@@ -68,6 +75,7 @@ def describe(tx: Transaction, visit: int, target: Target, code: str, deadlines: 
         target=target,
         deadlines=deadlines,
         code=code,
+        bundles={} if row.tree is None else {"": BundleRef(id=row.tree, code=row.tree_code)},
     )
 
 

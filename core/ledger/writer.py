@@ -111,10 +111,22 @@ class Ledger:
 
     # -- visits ----------------------------------------------------------------------------------------------------
 
-    def lease(self, block: int, host: str, order: Sequence[int]) -> int:
+    def lease(self, block: int, host: str, order: Sequence[int], bundle: str = "") -> int:
         """Opens a visit of these slots of a block on a host; its id, larger than all before. Raises Refused."""
         with self._transaction() as tx:
-            return visits.lease(tx, block, host, order)
+            return visits.lease(tx, block, host, order, bundle)
+
+    def see_bundle(self, bundle: str, code: str, revision: str, diff: str) -> None:
+        """Code that a host is given: its id, its code hash, the commit, and the hash of what is not committed."""
+        with self._transaction() as tx:
+            tx.change(
+                "INSERT INTO bundle (id, code, revision, diff) VALUES (:id, :code, :revision, :diff) "
+                "ON CONFLICT DO NOTHING",
+                id=bundle,
+                code=code,
+                revision=revision,
+                diff=diff,
+            )
 
     def visit(self, visit_id: int, target: Target, code: str, deadlines: Deadlines = GENEROUS) -> Visit:
         """A visit, complete enough to be executed."""

@@ -7,32 +7,38 @@ wrong in a file is one MatrixError that names the place and the way out. Nothing
 from pathlib import Path
 
 from core.matrix.error import MatrixError
-from core.matrix.expand import expand
+from core.matrix.expand import NO_REVISIONS, expand, revisions_of
 from core.matrix.model import MAX_ARMS, NO_OVERRIDES, Cell, Expansion, Group, Measure, Overrides
+from core.matrix.revisions import Revisions
 
 __all__ = [
     "MAX_ARMS",
     "NO_OVERRIDES",
+    "NO_REVISIONS",
     "Cell",
     "Expansion",
     "Group",
     "MatrixError",
     "Measure",
     "Overrides",
+    "Revisions",
     "expand",
     "read_matrix",
+    "read_text",
+    "revisions_of",
 ]
 
 # Written by hand, a matrix has a hundred lines; a larger file is something else.
 MAX_BYTES = 1 << 20
 
 
-def read_matrix(path: Path, overrides: Overrides = NO_OVERRIDES) -> Expansion:
+def read_matrix(path: Path, overrides: Overrides = NO_OVERRIDES, revisions: Revisions = NO_REVISIONS) -> Expansion:
     """The expansion of the matrix in a file. Raises MatrixError."""
-    return expand(_text(path), str(path), overrides)
+    return expand(read_text(path), str(path), overrides, revisions)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a matrix, not yet looked at. Raises MatrixError when the file cannot hold one."""
     try:
         if path.is_dir():
             raise MatrixError(f"{path}: a directory; name the .toml file in it")

@@ -1,6 +1,7 @@
 """A matrix, expanded: text to cells, jobs and groups."""
 
 from collections import Counter
+from types import MappingProxyType
 
 from core.job import Job
 from core.labels import printed
@@ -12,13 +13,20 @@ from core.matrix.model import NO_OVERRIDES, Cell, Expansion, Overrides
 from core.matrix.notes import notes_of
 from core.matrix.pairing import LISTED, paired
 from core.matrix.resolve import Resolved, resolve
+from core.matrix.revisions import Revisions, commits_of, names_in
+
+NO_REVISIONS: Revisions = MappingProxyType({})
 
 
-def expand(text: str, place: str, overrides: Overrides = NO_OVERRIDES) -> Expansion:
-    """The cells, jobs and groups of a matrix. `place` names the text in errors. Raises MatrixError."""
+def expand(
+    text: str, place: str, overrides: Overrides = NO_OVERRIDES, revisions: Revisions = NO_REVISIONS
+) -> Expansion:
+    """The cells, jobs and groups of a matrix. `place` names the text in errors; `revisions` holds the full commit id of
+    every name that `revisions_of` finds. Raises MatrixError."""
     document = read_document(text, place, overrides)
+    commits = commits_of(document, revisions)
     comparison = read_comparison(document)
-    resolved, jobs = resolve(document)
+    resolved, jobs = resolve(document, commits)
     if not jobs:
         raise _no_jobs(document, resolved)
     drafts = paired(comparison, resolved, document.places)
@@ -38,8 +46,14 @@ def expand(text: str, place: str, overrides: Overrides = NO_OVERRIDES) -> Expans
         },
         cells=cells,
         groups=grouping.groups,
-        notes=notes_of(document, resolved, cells, drafts),
+        revisions=commits,
+        notes=notes_of(document, resolved, cells, drafts, commits),
     )
+
+
+def revisions_of(text: str, place: str, overrides: Overrides = NO_OVERRIDES) -> tuple[str, ...]:
+    """The names of revisions in a matrix, whose commits `expand` must be told. Raises MatrixError."""
+    return names_in(read_document(text, place, overrides))
 
 
 def _no_jobs(document: Document, resolved: list[Resolved]) -> MatrixError:

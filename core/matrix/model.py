@@ -94,6 +94,7 @@ class Expansion(Frozen):
     baseline: dict[str, Any] = Field(description="axis -> the value that the others are compared with")
     cells: tuple[Cell, ...] = Field(description="product order of the axes as written, then the includes")
     groups: tuple[Group, ...]
+    revisions: dict[str, str] = Field(description="code as written -> the commit it stands for")
     notes: tuple[str, ...] = Field(description="what was folded, skipped, excluded or not checked: sentences")
 
     @property

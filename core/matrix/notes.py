@@ -4,15 +4,36 @@ from collections import Counter
 from collections.abc import Sequence
 
 from core.matrix.document import Document
+from core.matrix.error import shown
 from core.matrix.grouping import Draft
 from core.matrix.model import MAX_ARMS, Cell
 from core.matrix.resolve import Resolved
+from core.matrix.revisions import Revisions
+
+# As much of a commit id as is shown: git shows as few for a repository of this size.
+_COMMIT_CHARACTERS = 12
 
 
 def notes_of(
-    document: Document, resolved: Sequence[Resolved], cells: Sequence[Cell], drafts: Sequence[Draft]
+    document: Document,
+    resolved: Sequence[Resolved],
+    cells: Sequence[Cell],
+    drafts: Sequence[Draft],
+    commits: Revisions,
 ) -> tuple[str, ...]:
-    return (*_without_job(cells), *_folded(resolved, cells), *_split(drafts), *_unchecked(document))
+    return (
+        *_named(commits),
+        *_without_job(cells),
+        *_folded(resolved, cells),
+        *_split(drafts),
+        *_unchecked(document),
+    )
+
+
+def _named(commits: Revisions) -> list[str]:
+    """A name may stand for another commit tomorrow."""
+    names = [(name, commit) for name, commit in commits.items() if not commit.startswith(name)]
+    return [f"code = {shown(name)} is commit {commit[:_COMMIT_CHARACTERS]}" for name, commit in names]
 
 
 def _without_job(cells: Sequence[Cell]) -> list[str]:
@@ -36,6 +57,8 @@ def _reasons(cell: Resolved, first: Resolved) -> list[str]:
         for name, because in cell.irrelevant.items()
         if ours.get(name) != theirs.get(name)
     ]
+    if ours["code"] != theirs["code"]:
+        reasons.append(f"code {shown(theirs['code'])} and {shown(ours['code'])} are the same commit")
     return reasons or ["an include repeats a cell" if cell.point.include else "labels of a bundle are the same"]
 
 

@@ -27,7 +27,7 @@ def apply_sets(tables: dict[str, dict[str, Any]], sets: Sequence[str], places: P
             hint = _OPTION.get(section) or nearest(section, _SETTABLE)
             raise MatrixError(f"--set {words}: there is nothing to set in {section}; {hint}")
         places.typed((section, key), f"--set {words}")
-        tables[section][key] = text if key.startswith("env.") else typed_value(text)
+        tables[section][key] = text if _is_text(key) else typed_value(text)
         finite(tables[section][key], (section, key), places)
 
 
@@ -64,4 +64,9 @@ def typed_pattern(words: str, path: Path, vocabulary: Vocabulary, places: Places
 
 
 def _holds_texts(key: str, vocabulary: Vocabulary) -> bool:
-    return key in vocabulary.bundles or key.startswith("env.")
+    return key in vocabulary.bundles or _is_text(key)
+
+
+def _is_text(key: str) -> bool:
+    """Whether any value of the field is a text, also one that reads like a number, as the beginning of a commit can."""
+    return key == "code" or key.startswith("env.")

@@ -9,6 +9,7 @@ from core.job import Job, parse_job
 from core.matrix.document import Document
 from core.matrix.error import MatrixError, explained
 from core.matrix.points import Point, excluded, path_of, points_of
+from core.matrix.revisions import Revisions
 from core.matrix.tables import TABLES, nested
 
 
@@ -21,7 +22,7 @@ class Resolved(NamedTuple):
     irrelevant: Mapping[str, str]  # of the job as written: field -> the choice that makes it so
 
 
-def resolve(document: Document) -> tuple[list[Resolved], dict[str, Job]]:
+def resolve(document: Document, commits: Revisions) -> tuple[list[Resolved], dict[str, Job]]:
     """Every point, and the distinct jobs by id, canonicalised, in order. Raises MatrixError."""
     points = points_of(document)
     whys = excluded(document, points)
@@ -31,7 +32,7 @@ def resolve(document: Document) -> tuple[list[Resolved], dict[str, Job]]:
         if index in whys:
             resolved.append(Resolved(point, None, f"excluded: {whys[index]}", {}))
             continue
-        written = _job(document, point)
+        written = _job(document, point, commits)
         if (why := written.refusal()) is not None:
             resolved.append(Resolved(point, None, why, {}))
             continue
@@ -42,9 +43,11 @@ def resolve(document: Document) -> tuple[list[Resolved], dict[str, Job]]:
     return resolved, jobs
 
 
-def _job(document: Document, point: Point) -> Job:
+def _job(document: Document, point: Point, commits: Revisions) -> Job:
+    fields = {"kind": document.vocabulary.kind} | nested(point.settings)
+    fields["code"] = commits.get(fields["code"], fields["code"])
     try:
-        return parse_job({"kind": document.vocabulary.kind} | nested(point.settings))
+        return parse_job(fields)
     except ValidationError as failure:
         raise _invalid(document, point, failure) from None
 

@@ -9,7 +9,8 @@ from functools import partial
 import typer
 
 from core.errors import HillclimbError
-from orchestrator.cli import pool, read, run
+from core.printable import printable
+from orchestrator.cli import here, pool, read, run
 
 app = typer.Typer(
     name="hillclimb",
@@ -22,6 +23,7 @@ app = typer.Typer(
 run.register(app)
 read.register(app)
 pool.register(app)
+here.register(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -46,7 +48,7 @@ def main() -> None:
     try:
         app()
     except HillclimbError as error:
-        print(f"hillclimb: {error}", file=sys.stderr)
+        print(f"hillclimb: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # the reader of our output has gone: nobody is left to tell
@@ -55,6 +57,6 @@ def main() -> None:
     except Exception as bug:  # noqa: BLE001 - the last line of defence: a sentence and a file, not a traceback
         with tempfile.NamedTemporaryFile("w", prefix="hillclimb-", suffix=".txt", delete=False) as report:
             traceback.print_exc(file=report)
-        what = traceback.format_exception_only(bug)[0].strip()
+        what = printable(traceback.format_exception_only(bug)[0].strip())
         print(f"hillclimb: a bug of ours ({what}): please report it with {report.name}", file=sys.stderr)
         sys.exit(70)

@@ -54,10 +54,12 @@ def run(
     from orchestrator.report.outcome import outcome
     from orchestrator.report.render import parse_output, print_report
     from orchestrator.requests import answer_all, enqueue
+    from orchestrator.session import check_revisions
     from orchestrator.session import drive as drive_pool
 
     form, wanted, path, console = parse_output(output), reachable_pool(pool, hosts), default_path(ledger), _stderr()
     body = _queue_body(matrix, axis, exclude, set_, again, same_series)
+    check_revisions(wanted, body)
     if detach:
         if output != "table":
             raise HillclimbError(f"-o {output}: --detach prints no comparison; leave it out, and ask `compare` later")
@@ -68,7 +70,8 @@ def run(
         queued = enqueue(held, body)
         for sentence in queued.sentences:
             typer.echo(sentence, err=True)
-        status = drive_pool(held, wanted, {queued.experiment}, console) if queued.ledger.blocks_open else 0
+        open_blocks, scope = queued.ledger.blocks_open, {queued.experiment}
+        status = drive_pool(held, wanted, scope, console, body["code"]) if open_blocks else 0
     print_report(outcome(path, queued.experiment), form)
     raise typer.Exit(status)
 
@@ -100,6 +103,7 @@ def drive(
 
     hillclimb drive --pool pools/mine.toml
     """
+    from core.code import code_hash
     from core.ledger.paths import default_path
     from core.ledger.queries import find_experiment
     from core.ledger.reader import open_reader
@@ -119,7 +123,7 @@ def drive(
         # it may have been asked to queue what is named here
         answer_all(held)
         scope = {find(held, name) for name in names} or None
-        raise typer.Exit(drive_pool(held, wanted, scope, _stderr()))
+        raise typer.Exit(drive_pool(held, wanted, scope, _stderr(), code_hash()))
 
 
 def plan(
@@ -208,16 +212,17 @@ def _queue_body(
 ) -> dict[str, Any]:
     """The request that queues a matrix, with the file already read and found valid."""
     from core.ledger.writer import OnChange
-    from core.matrix import Overrides, read_matrix
-    from orchestrator.requests import queue_body
+    from core.matrix import Overrides, read_text
+    from orchestrator.requests import expansion_of, queue_body
 
     if again and same_series:
         raise HillclimbError("--again and --same-series exclude each other: a new series, or on in the old one")
     axes = _pairs("-a", axis)
     overrides = Overrides(axes=axes, exclude=tuple(exclude or ()), sets=tuple(set_ or ()))
-    text = read_matrix(matrix, overrides).text
     on_change = OnChange.AGAIN if again else OnChange.SAME_SERIES if same_series else OnChange.REFUSE
-    return queue_body(text, str(matrix), overrides, on_change)
+    body = queue_body(read_text(matrix), str(matrix), overrides, on_change)
+    expansion_of(body)
+    return body
 
 
 def _queue_and_detach(path: Path, body: dict[str, Any], pool: str, hosts: int | None) -> None:
@@ -269,16 +274,23 @@ def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
 
 def reachable_pool(name: str, hosts: int | None) -> "Pool":
     """The pool of that name, found reachable. Raises PoolError."""
-    from infra.pool import LocalPool, read_pool
     from orchestrator.session import check
 
-    pool = read_pool(name)
-    if hosts is not None:
-        if not isinstance(pool, LocalPool):
-            raise HillclimbError(f"--hosts {hosts}: only the local pool emulates hosts; {name} has the hosts it has")
-        pool = pool.model_copy(update={"hosts": hosts})
+    pool = chosen_pool(name, hosts)
     check(pool)
     return pool
+
+
+def chosen_pool(name: str, hosts: int | None) -> "Pool":
+    """The pool of that name. Raises PoolError."""
+    from infra.pool import LocalPool, read_pool
+
+    pool = read_pool(name)
+    if hosts is None:
+        return pool
+    if not isinstance(pool, LocalPool):
+        raise HillclimbError(f"--hosts {hosts}: only the local pool emulates hosts; {name} has the hosts it has")
+    return pool.model_copy(update={"hosts": hosts})
 
 
 def _decide(ledger: Path | None, verb: str, body: dict[str, Any]) -> None:

@@ -12,7 +12,9 @@ def labels_of(record: Record) -> dict[str, str]:
     from core.labels import labels
 
     jobs = [parse_job(dict(spec)) for spec in record.jobs.values()]
-    return dict(zip(record.jobs, labels(jobs), strict=True))
+    # of several names for a commit, the first that is written
+    names = {commit: name for name, commit in reversed(list(record.series.revisions.items()))}
+    return dict(zip(record.jobs, labels(jobs, names), strict=True))
 
 
 def cell_name(cell: Cell, labels: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Literal, TextIO
 
 from core.errors import HillclimbError
+from core.printable import printable
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -96,19 +97,14 @@ def human(key: str, value: Any, short: bool = False) -> str:
         text = f"{value:,}" if isinstance(value, int) else _digits(value)
         return f"{text} {unit}" if unit else text
     if isinstance(value, str):
-        return value[:12] if short and _HASH.fullmatch(value) else _harmless(value)
-    return _harmless(json.dumps(value))
+        return value[:12] if short and _HASH.fullmatch(value) else printable(value)
+    return printable(json.dumps(value))
 
 
 def _digits(value: float) -> str:
     if value != 0 and not 1e-4 <= abs(value) < 1e15:
         return f"{value:.3e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _harmless(text: str) -> str:
-    """Control characters written out: what a runner said never moves a reader's cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _name_and_unit(key: str) -> tuple[str, str | None]:
@@ -136,7 +132,7 @@ def _table(report: Report, out: TextIO) -> None:
 def _split(rows: Rows) -> tuple[list[str], list[str]]:
     """The columns of a table, without those that are empty in every row, and the sentences that stand below it."""
     keys = [key for key in columns(rows) if any(row.get(key) not in (None, "") for row in rows)]
-    prose = [_harmless(str(row[key])) for key in keys if key in _PROSE for row in rows]
+    prose = [printable(str(row[key])) for key in keys if key in _PROSE for row in rows]
     return [key for key in keys if key not in _PROSE], prose
 
 

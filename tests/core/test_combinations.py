@@ -35,6 +35,7 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "null_route_frac": st.sampled_from([0.0, 0.3, 1.0]),
     "capacity_factor": st.sampled_from([0.0, 0.5, 1.25]),
     "tiles": TILES,
+    "code": st.sampled_from(["", "0" * 40]),
     "env": st.dictionaries(st.sampled_from(["A", "B"]), st.sampled_from(["", "1"]), max_size=2),
 }
 

@@ -172,6 +172,14 @@ def test_id_of_a_changed_copy_is_its_own() -> None:
             {"kind": "selftest", "sleep_s": 0.25, "end": "signal", "signal": 11, "phase": "warmup", "seed": 3},
             "ee84aac2ac1666644a2f36f887fb2e900262d9ada84115526c0d2ba73bcd7b69",
         ),
+        (
+            {**BLOCK, "env": {"B": "2", "A": "1"}, "code": "."},
+            "688bb4096fbb02c36e3c67a5829a53bc4d88698e5f1afe4790e57934877aa301",
+        ),
+        (
+            {"kind": "selftest", "code": "0123456789abcdef0123456789abcdef01234567"},
+            "b76ca97d29b4732a40eee2003dc0ce0e82a5e1a024a60a7931976512986d6fbd",
+        ),
     ],
 )
 def test_id_is_what_it_was_when_ledgers_were_first_written(fields: dict[str, Any], identity: str) -> None:
@@ -218,3 +226,9 @@ def test_parse_job_of_a_wrong_value_raises(change: dict[str, Any]) -> None:
 def test_job_cannot_be_edited() -> None:
     with pytest.raises(ValidationError):
         parse_job(BLOCK).seed = 1
+
+
+@pytest.mark.parametrize("code", ["main", "0" * 39, "0" * 39 + "G", "0" * 41, "A" * 40])
+def test_code_that_is_no_full_commit_id_is_refused(code: str) -> None:
+    with pytest.raises(ValidationError, match="is no full commit id"):
+        parse_job({"kind": "selftest", "code": code})

@@ -36,7 +36,7 @@ def job(kind: str, **change: Any) -> Any:
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_micro_job_has_the_fields_it_uses_and_no_others(kind: str) -> None:
-    assert set(KINDS[kind].model_fields) == FIELDS[kind] | {"kind", "env", "dtype", "seed"}
+    assert set(KINDS[kind].model_fields) == FIELDS[kind] | {"kind", "env", "code", "dtype", "seed"}
 
 
 @pytest.mark.parametrize("kind", JOBS)

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from core.job import parse_job
 from core.labels import labels
-from core.matrix import MAX_ARMS, Expansion, Overrides, expand, read_matrix
+from core.matrix import (
+    MAX_ARMS,
+    NO_OVERRIDES,
+    Expansion,
+    MatrixError,
+    Overrides,
+    expand,
+    read_matrix,
+    revisions_of,
+)
 from core.matrix.places import Places, lines_of
 from core.matrix.values import several
 
@@ -497,3 +506,89 @@ def test_lines_of_finds_keys_behind_strings_comments_arrays_and_tables() -> None
         ("v", 1, "env"): 15,
         ("v", 1, "env", "X"): 16,
     }
+
+
+# -- code
+
+MAIN, OLDER = "a" * 40, "b" * 40
+CODE = """
+experts = 4
+topk = 2
+[axes]
+code = ["main", "."]
+seed = [0, 1]
+[baseline]
+code = "main"
+"""
+
+
+def coded(body: str, revisions: dict[str, str], overrides: Overrides = NO_OVERRIDES) -> Expansion:
+    assert revisions_of(HEAD + body, "test.toml", overrides) == tuple(revisions)
+    return expand(HEAD + body, "test.toml", overrides, revisions)
+
+
+def test_expand_of_code_prints_names_as_written_and_gives_jobs_commits() -> None:
+    expansion = coded(CODE, {"main": MAIN})
+    assert [cell.coordinates["code"] for cell in expansion.cells] == ["main", "main", ".", "."]
+    assert [job.code for job in expansion.jobs] == [MAIN, MAIN, "", ""]
+    assert [group.reference_of for group in expansion.groups] == [(0, 0), (0, 0)]
+    assert [[job.code for job in group.jobs] for group in expansion.groups] == [[MAIN, ""], [MAIN, ""]]
+    assert expansion.revisions == {"main": MAIN}
+    assert expansion.notes == ('code = "main" is commit aaaaaaaaaaaa',)
+    assert labels(expansion.jobs, {MAIN: "main"}) == [
+        "seed=0 code=main",
+        "seed=1 code=main",
+        "seed=0 code=.",
+        "seed=1 code=.",
+    ]
+
+
+def test_expand_after_a_branch_moved_names_other_jobs_and_the_same_for_the_working_tree() -> None:
+    before, after = coded(CODE, {"main": MAIN}), coded(CODE, {"main": OLDER})
+    assert [one.id == other.id for one, other in zip(before.jobs, after.jobs, strict=True)] == [False] * 2 + [True] * 2
+    assert [cell.coordinates for cell in before.cells] == [cell.coordinates for cell in after.cells]
+
+
+def test_expand_of_the_working_tree_is_the_job_that_names_no_code() -> None:
+    assert expanded('experts = 4\ntopk = 2\ncode = "."\n').jobs == expanded("experts = 4\ntopk = 2\n").jobs
+
+
+def test_expand_of_code_that_is_fixed_or_a_bundle_s_or_an_include_s_gives_commits() -> None:
+    body = """
+    experts = 4
+    topk = 2
+    [axes]
+    build = ["old", "new"]
+    [[include]]
+    code = ["v1"]
+    seed = [5]
+    [bundles.build]
+    old = { code = "main", seed = 1 }
+    new = { code = "." , seed = 2 }
+    """
+    expansion = coded(body, {"v1": OLDER, "main": MAIN})
+    assert [job.code for job in expansion.jobs] == [MAIN, "", OLDER]
+    fixed = coded('experts = 4\ntopk = 2\ncode = "main"\nenv.X = "1"\n', {"main": MAIN})
+    assert [(job.code, job.env) for job in fixed.jobs] == [(MAIN, {"X": "1"})]
+
+
+def test_expand_of_two_names_of_one_commit_folds_them_and_says_so() -> None:
+    body = CODE.replace('"."', '"v1"')
+    expansion = coded(body, {"main": MAIN, "v1": MAIN})
+    assert [cell.folded_into for cell in expansion.cells] == [None, None, 0, 1]
+    assert 'code "main" and "v1" are the same commit' in expansion.notes[-1]
+
+
+def test_expand_of_a_commit_typed_on_the_command_line_is_a_text_even_of_digits_only() -> None:
+    expansion = coded(CODE, {"1234567": MAIN}, Overrides(axes={"code": "1234567,."}, sets=("baseline.code=1234567",)))
+    assert [cell.coordinates["code"] for cell in expansion.cells] == ["1234567"] * 2 + ["."] * 2
+
+
+def test_expand_of_a_name_that_nobody_resolved_is_refused_with_its_place() -> None:
+    with pytest.raises(MatrixError, match=r'test\.toml:14: axes\.code: "main" is not known as a revision; run this'):
+        expand(HEAD + CODE, "test.toml")
+
+
+def test_expand_of_code_that_is_no_text_is_refused() -> None:
+    with pytest.raises(MatrixError, match=r"axes\.code: 5 is not a text"):
+        expanded("experts = 4\ntopk = 2\n[axes]\ncode = [5]\n")

@@ -10,16 +10,16 @@ from core.lifecycle import HostState
 from core.protocol import Alive, Answer, HostHeld, Mode, Observation
 from core.visit import Phase, Target
 from infra.pool import HostSpec
-from orchestrator.desk import BACKOFF_S, FORGIVEN_S, QUARANTINE_CAP_S, QUARANTINE_S, Desk
+from orchestrator.desk import BACKOFF_S, FORGIVEN_S, QUARANTINE_CAP_S, QUARANTINE_S, REALLOCATE_S, Desk
 
 
 def desk():
     return Desk(HostSpec(name="h", machine="m", target=Target(), selector={}))
 
 
-def seen(answer=Answer.OBEYED, kind=None, alive=(), **fields):
+def seen(answer=Answer.OBEYED, kind=None, alive=(), in_use=False, **fields):
     running = [Alive(visit=v, slot=None, phase=Phase.START, ended_slots=0, phase_s=0.0) for v in alive]
-    probe = Probed(clean=kind is None, kind=kind, reason=f"because of {kind}" if kind else "")
+    probe = Probed(clean=kind is None, kind=kind, reason=f"because of {kind}" if kind else "", in_use=in_use)
     return Observation(host="h", epoch=1, generation=1, answer=answer, probe=probe, alive=running, **fields)
 
 
@@ -257,6 +257,115 @@ def test_desk_of_a_host_a_person_releases_takes_work_at_once():
     assert host.state is HostState.READY
 
 
+def test_desk_that_first_hears_of_releases_of_long_ago_forgets_nothing():
+    host = desk()
+    host.on_visit_ended({Kind.TPU_MISSING}, "no TPU", now=0)
+    host.on_observation(seen(releases=7), now=0)
+    assert host.view().set_aside == "no TPU"
+    host.on_observation(seen(releases=8), now=1)
+    assert host.view().set_aside == ""
+
+
+# -- taken away, replaced ---------------------------------------------------------------------------------------------
+
+
+def unrecovered(now, in_use=False):
+    """In quarantine, because the ladder did not free it."""
+    host = ready()
+    host.on_observation(seen(kind=Kind.TPU_BUSY), now)
+    host.on_observation(seen(kind=Kind.TPU_BUSY, mode=Mode.RECOVER, in_use=in_use), now)
+    host.quarantine(host.view().set_aside, now)
+    host.on_observation(seen(kind=Kind.TPU_BUSY), now)
+    assert host.state is HostState.QUARANTINED
+    return host
+
+
+@pytest.mark.parametrize("known", [Kind.HOST_LOST, Kind.RAYLET_LOST, Kind.SSH_UNREACHABLE])
+def test_desk_of_a_host_that_said_it_would_be_taken_away_calls_its_loss_preempted(known):
+    host = desk()
+    host.on_observation(seen(kind=Kind.PREEMPTED, alive=[4], draining="it goes"), now=0)
+    assert (host.state, host.alive) == (HostState.DRAINING, {4})
+    host.on_miss(None, "one call unanswered")
+    assert not host.needs_reallocation(now=1)
+    host.on_miss(known, "silent")
+    assert (host.view().loss, host.reason) == (Kind.PREEMPTED, "it was preempted: silent")
+
+
+def test_desk_of_a_host_that_was_not_taken_away_after_all_calls_its_loss_what_it_is():
+    host = desk()
+    host.on_observation(seen(kind=Kind.PREEMPTED, draining="it goes"), now=0)
+    host.on_observation(seen(), now=1)
+    host.on_miss(Kind.HOST_LOST, "silent")
+    assert (host.view().loss, host.reason) == (Kind.HOST_LOST, "silent")
+
+
+def test_desk_of_a_host_needs_another_machine_when_the_ladder_has_failed_once_for_that_quarantine():
+    host = unrecovered(now=0)
+    assert host.needs_reallocation(now=0)
+    host.on_reallocation(now=0)
+    assert not host.needs_reallocation(now=0)
+    assert not host.needs_reallocation(now=REALLOCATE_S)
+
+
+def test_desk_of_a_host_whose_accelerator_somebody_else_uses_needs_no_other_machine():
+    assert not unrecovered(now=0, in_use=True).needs_reallocation(now=0)
+
+
+def test_desk_of_a_host_that_is_taken_away_needs_another_machine_when_it_is_gone():
+    host = desk()
+    host.on_observation(seen(kind=Kind.PREEMPTED, draining="it goes", alive=[4]), now=0)
+    assert not host.needs_reallocation(now=0)
+    host.on_miss(Kind.HOST_LOST, "silent")
+    assert host.needs_reallocation(now=0)
+
+
+@pytest.mark.parametrize("why", ["it failed again and again", "2 jobs failed there that passed elsewhere"])
+def test_desk_of_a_host_set_aside_for_what_the_ladder_does_not_treat_needs_no_other_machine(why):
+    host = ready()
+    host.quarantine(why, now=0)
+    assert not host.needs_reallocation(now=0)
+    host.on_miss(Kind.HOST_LOST, "silent")
+    assert not host.needs_reallocation(now=0)
+
+
+def test_desk_of_a_host_that_the_next_ladder_frees_needs_no_other_machine_any_more():
+    host = unrecovered(now=0)
+    now = QUARANTINE_S
+    host.on_observation(seen(kind=Kind.TPU_BUSY), now)
+    host.on_observation(seen(mode=Mode.RECOVER), now)
+    assert host.state is HostState.READY
+    host.quarantine("it failed again and again", now)
+    assert not host.needs_reallocation(now)
+
+
+def test_desk_asks_for_machines_ever_more_seldom_until_a_person_releases_the_host():
+    host = desk()
+    now, waited = 0.0, []
+    for _ in range(4):
+        host.on_observation(seen(kind=Kind.PREEMPTED, draining="it goes"), now)
+        host.on_miss(Kind.HOST_LOST, "silent")
+        began = now
+        while not host.needs_reallocation(now):
+            now += REALLOCATE_S / 4
+        waited.append(now - began)
+        host.on_reallocation(now)
+        host.on_reallocated()
+    assert waited == [0.0, REALLOCATE_S, 2 * REALLOCATE_S, 4 * REALLOCATE_S]
+    host.on_observation(seen(kind=Kind.PREEMPTED, draining="it goes", releases=1), now)
+    host.on_miss(Kind.HOST_LOST, "silent")
+    assert host.needs_reallocation(now)
+
+
+def test_desk_of_a_replaced_host_knows_nothing_against_it():
+    host = unrecovered(now=0)
+    host.on_visit_ended({Kind.TPU_MISSING}, "no TPU", now=0)
+    host.on_reallocation(now=0)
+    host.on_reallocated()
+    assert (host.state, host.reason, host.not_before) == (HostState.UNKNOWN, "its machine was replaced", 0.0)
+    host.on_observation(seen(), now=1)
+    assert (host.state, host.mode, host.view().set_aside) == (HostState.READY, Mode.RUN, "")
+
+
 WHAT_HAPPENS = st.sampled_from(
     [
         lambda d: d.on_observation(seen(), 0),
@@ -274,6 +383,9 @@ WHAT_HAPPENS = st.sampled_from(
         lambda d: d.on_visit_ended({Kind.TPU_BUSY}, "x", 0),
         lambda d: d.on_visit_ended({Kind.TPU_MISSING}, "x", 0),
         lambda d: d.on_visit_lost("x", 0),
+        lambda d: d.on_observation(seen(kind=Kind.PREEMPTED, draining="x"), 0),
+        lambda d: d.on_reallocation(0),
+        lambda d: d.on_reallocated(),
     ]
 )
 

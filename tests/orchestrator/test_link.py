@@ -266,6 +266,22 @@ def test_link_of_a_controller_that_was_stopped_waits_15_seconds_for_fast_misses_
     assert one.health(woke + 0.1 + LOST_S) is Health.LOST
 
 
+def test_link_of_a_controller_that_was_cut_off_needs_fresh_misses() -> None:
+    one = link()
+    one.on_reply(reply(call(one)), now=0.0)
+    for miss in range(1, ENOUGH + 1):
+        one.on_miss(call(one, miss * MISS_S).order, miss * MISS_S)
+    assert one.health(ENOUGH * MISS_S) is Health.LOST
+    back = (ENOUGH + 1) * MISS_S
+    one.on_cut_off(back)
+    assert one.health(back) is Health.UNKNOWN
+    for miss in range(1, ENOUGH):
+        one.on_miss(call(one, back + miss * MISS_S).order, back + miss * MISS_S)
+        assert one.health(back + miss * MISS_S) is Health.UNKNOWN
+    one.on_miss(call(one, back + ENOUGH * MISS_S).order, back + ENOUGH * MISS_S)
+    assert one.health(back + ENOUGH * MISS_S) is Health.LOST
+
+
 def test_link_look_that_is_a_little_late_is_no_stall() -> None:
     one = link()
     answered(one, 0.0)

@@ -13,8 +13,10 @@ from orchestrator.plan import (
     HostView,
     Lose,
     Pause,
+    Place,
     Quarantine,
     TakeBack,
+    Unplaced,
     World,
     order,
     plan,
@@ -248,3 +250,155 @@ def test_order_over_two_blocks_gives_every_arm_the_same_mean_position(arms, pair
 def test_order_over_blocks_rotates():
     slots = [Arm(i, str(i), 0) for i in range(4)]
     assert [order(slots, b) for b in range(4)] == [(0, 1, 2, 3), (3, 2, 1, 0), (1, 2, 3, 0), (0, 3, 2, 1)]
+
+
+# -- its effects, folded into the world as the shell and the desks do
+
+NAMES = ("a", "b", "c", "d")
+BLOCKS = (1, 2, 3, 4, 5)
+REASONS = st.sampled_from(["", "", "", "why"])
+
+
+@st.composite
+def hosts_of_a_pool(draw):
+    """As desks show them: a host that is lost is unknown, or set aside as it was."""
+    hosts = []
+    for name in draw(st.lists(st.sampled_from(NAMES), unique=True)):
+        loss = draw(st.none() | st.sampled_from([Kind.HOST_LOST, Kind.PREEMPTED]))
+        states = [HostState.UNKNOWN, HostState.QUARANTINED] if loss else list(HostState)
+        hosts.append(
+            host(
+                name,
+                machine=draw(st.sampled_from(["m", "n"])),
+                state=draw(st.sampled_from(states)),
+                alive=frozenset(draw(st.sets(st.integers(1, 6), max_size=1))),
+                loss=loss,
+                set_aside=draw(REASONS),
+                not_before=draw(st.sampled_from([0.0, 0.0, 99.0])),
+            )
+        )
+    return hosts
+
+
+@st.composite
+def visits_of_a_ledger(draw):
+    """At most one open visit of a block and of a host, as the database keeps it; `gone` has left the pool."""
+    visits, open_blocks, open_hosts = [], set(), set()
+    for number in range(1, draw(st.integers(0, 6)) + 1):
+        on, name = draw(st.sampled_from(BLOCKS)), draw(st.sampled_from((*NAMES, "gone")))
+        state = draw(st.sampled_from([VisitState.LEASED, VisitState.RUNNING, VisitState.LOST]))
+        if state is not VisitState.LOST:
+            if on in open_blocks or name in open_hosts:
+                continue
+            open_blocks.add(on)
+            open_hosts.add(name)
+        visits.append(OpenVisit(number, on, "x", name, state))
+    return visits
+
+
+@st.composite
+def worlds(draw):
+    alike = draw(st.sampled_from([(), (Kind.COMPILE_ERROR,) * 3]))
+    failed = draw(st.sets(st.sampled_from(["ref", "arm"])))
+    ambiguous = draw(st.dictionaries(st.sampled_from(["ref", "arm"]), st.lists(st.sampled_from(NAMES), max_size=2)))
+    of_it = series(paused=draw(st.none() | st.just("lunch")), verdicts=alike, failed=failed)
+    blamed = draw(st.dictionaries(st.sampled_from(NAMES), st.sets(st.sampled_from(["j", "k"])).map(frozenset)))
+    asked = world(
+        [block(id, avoid=draw(st.none() | st.sampled_from(NAMES))) for id in BLOCKS],
+        draw(hosts_of_a_pool()),
+        draw(visits_of_a_ledger()),
+        [of_it._replace(ambiguous=ambiguous)],
+        stopping=draw(st.booleans()),
+        exclusive=draw(st.booleans()),
+        unusable_since=draw(st.none() | st.just(-1000.0)),
+    )
+    return asked._replace(ledger=asked.ledger._replace(blamed=blamed))
+
+
+def folded(world, effect):
+    """The world after an effect. Nothing else happens."""
+    ledger, hosts = world.ledger, dict(world.hosts)
+
+    def with_visit(id, state):
+        return tuple(v._replace(state=state) if v.id == id else v for v in ledger.visits)
+
+    match effect:
+        case Lose(visit=id):
+            ledger = ledger._replace(visits=with_visit(id, VisitState.LOST))
+        case TakeBack(visit=id):
+            ledger = ledger._replace(visits=with_visit(id, VisitState.RUNNING))
+        case Assign(block=given, host=name):
+            number = max((v.id for v in ledger.visits), default=0) + 1
+            leased = OpenVisit(number, given.id, given.experiment, name, VisitState.LEASED)
+            ledger = ledger._replace(visits=(*ledger.visits, leased))
+        case Close(block=id):
+            ledger = ledger._replace(blocks=tuple(b for b in ledger.blocks if b.id != id))
+        case Quarantine(host=name):
+            hosts[name] = hosts[name]._replace(state=HostState.QUARANTINED, set_aside="")
+        case Pause(series=id, why=why):
+            paused = ledger.series[id]._replace(paused=why, alarmed=True)
+            ledger = ledger._replace(series={**ledger.series, id: paused})
+        case _:
+            raise AssertionError(effect)
+    return world._replace(ledger=ledger, hosts=hosts)
+
+
+@given(worlds())
+def test_plan_whose_effects_are_done_soon_has_nothing_more_to_say(asked):
+    for _ in range(10):
+        effects = plan(asked, now=0)
+        if not effects or isinstance(effects[-1], Finish):
+            assert len(effects) <= 1
+            return
+        for effect in effects:
+            asked = folded(asked, effect)
+        taken = [v for v in asked.ledger.visits if v.state is not VisitState.LOST]
+        assert len(taken) == len({v.block for v in taken}) == len({v.host for v in taken})
+    raise AssertionError(f"it goes on: {effects}")
+
+
+# -- the code of commits
+
+OLD = "0" * 40
+
+
+def of_old_code(id=1):
+    return block(id)._replace(codes={"ref": OLD})
+
+
+def test_plan_for_a_block_of_a_commit_puts_its_code_there_and_assigns_it_then():
+    assert plan(world([of_old_code()], [host()]), now=0) == [Place("h", (OLD,))]
+    for exclusive in (True, False):
+        assert plan(world([of_old_code()], [host(placing=True)], exclusive=exclusive), now=0) == []
+    assert assigned(plan(world([of_old_code()], [host(codes=frozenset({OLD}))]), now=0)) == [(1, "h")]
+
+
+def test_plan_while_code_is_on_its_way_times_nothing_on_that_machine_and_goes_on_elsewhere():
+    hosts = [host("a", machine="m", placing=True), host("b", machine="m"), host("c")]
+    assert assigned(plan(world([block(1), block(2)], hosts), now=0)) == [(1, "c")]
+
+
+def test_plan_with_code_that_did_not_arrive_takes_another_host_and_leaves_the_host_its_other_blocks():
+    hosts = [host("a", unplaced={OLD: Unplaced("the disk is full", 5.0)}), host("b", codes=frozenset({OLD}))]
+    assert assigned(plan(world([of_old_code(1), block(2)], hosts), now=4.9)) == [(1, "b"), (2, "a")]
+    # it is tried again in its time, and is never preferred
+    assert assigned(plan(world([of_old_code(1), block(2)], hosts), now=5.0)) == [(1, "b"), (2, "a")]
+    assert plan(world([of_old_code(1)], hosts[:1]), now=4.9) == []
+    assert plan(world([of_old_code(1)], hosts[:1]), now=5.0) == [Place("a", (OLD,))]
+
+
+def test_plan_whose_code_arrives_nowhere_gives_up_when_no_host_is_usable_for_long():
+    stuck = host(unplaced={OLD: Unplaced("the disk is full", 700.0)})
+    assert not stuck.is_usable_for([of_old_code()])
+    assert stuck.is_usable_for([of_old_code(), block(2)])
+    (finish,) = plan(world([of_old_code()], [stuck], unusable_since=0.0), now=600.0)
+    assert finish.blocked.startswith("no usable host for 10 minutes: h is ready (the code of commit 000000000000 is")
+    assert "not there: the disk is full)" in finish.blocked
+    # what is being tried may yet succeed
+    assert plan(world([of_old_code()], [stuck._replace(placing=True)], unusable_since=0.0), now=600.0) == []
+
+
+def test_plan_without_the_arms_of_a_commit_needs_no_code_of_it():
+    failed = series(failed={"arm"}, measured={"ref"})
+    three = block(arms=(*PAIR, Arm(2, "other", 0)))._replace(codes={"arm": OLD})
+    assert assigned(plan(world([three], [host()], all_series=[failed]), now=0)) == [(1, "h")]

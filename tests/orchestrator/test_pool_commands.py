@@ -33,7 +33,7 @@ HELD = HostHeld(user="ann", controller="m:7", since="noon")
 class Hosts:
     """Hosts that answer, fail or hang as told; `mute` hosts never answer."""
 
-    def __init__(self, **answers: Condition | Exception | None) -> None:
+    def __init__(self, **answers: Condition | Exception | str | None) -> None:
         self._answers = answers
         self.asked: list[str] = []
 
@@ -48,6 +48,8 @@ class Hosts:
                 return said.model_dump_json()
             case Exception() as error:
                 raise error
+            case str() as odd:
+                return odd
             case None:
                 await asyncio.Event().wait()
                 raise AssertionError
@@ -56,10 +58,12 @@ class Hosts:
 async def test_ask_of_hosts_that_fail_or_hang_tells_of_each_within_one_deadline() -> None:
     good, other = Condition(host="good", probe=CLEAN), Condition(host="other", protocol=PROTOCOL + 1)
     silent, down = HostSilent("the link is cut"), HostDown("its node is dead")
-    hosts = Hosts(mute=None, deaf=None, good=good, other=other, silent=silent, down=down)
+    hosts = Hosts(mute=None, deaf=None, good=good, other=other, silent=silent, down=down, odd="Last login", odd2="{}")
     began = time.monotonic()
-    answers = await ask(hosts, ["mute", "good", "silent", "down", "deaf", "other"], CARE, 1.0)
+    answers = await ask(hosts, ["mute", "good", "silent", "down", "deaf", "other", "odd", "odd2"], CARE, 1.0)
     assert time.monotonic() - began < 1.9
+    odd = [answers.pop(), answers.pop()]
+    assert all(answer.silence.startswith("its actor says what is no answer (") for answer in odd)
     assert answers == [
         Answer("mute", None, "no answer within 1 s"),
         Answer("good", good),

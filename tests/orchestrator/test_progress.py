@@ -41,6 +41,19 @@ def test_visit_line_of_a_useless_visit_says_that_it_is_repeated() -> None:
     assert visit_line(useless).endswith("no runs, 7.9 s; failed: disk full; its block is measured again")
 
 
+def test_progress_shows_what_hosts_say_as_it_is_and_lets_none_of_it_steer_the_terminal() -> None:
+    odd = "cannot open [/dev/vfio/0]: [bold]busy :smile: \x1b[2J\x07\x9b31m\u202e \udc80"
+    shown = r"cannot open [/dev/vfio/0]: [bold]busy :smile: \x1b[2J\x07\x9b31m\u202e \udc80"
+    out = io.StringIO()
+    with Progress(Console(file=out, force_terminal=True, color_system=None, width=300), lambda: 0.0) as progress:
+        progress.say(odd)
+        progress.left(visits=1, running=0, machines=1, doing=f"one: {odd}")
+    written = out.getvalue()
+    assert f"{shown}\n" in written
+    assert f"so far. one: {shown}" in written
+    assert not any(each in written for each in ("\x1b[2J", "\x07", "\x9b", "\u202e", "\udc80"))
+
+
 def test_progress_on_a_terminal_estimates_what_is_left_and_elsewhere_prints_lines_only() -> None:
     for terminal in (True, False):
         out = io.StringIO()

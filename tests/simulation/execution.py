@@ -58,9 +58,18 @@ class Execution:
     def run(self) -> Iterator[Wait]:
         """The whole visit, from its durable beginning to its last word."""
         yield partial(self._spool.begin, self.visit, self._order, self._actor.sitting)
-        end = yield from self._processes()
+        if self._has_code():
+            end = yield from self._processes()
+        else:
+            self._actor.world.tally["visits without their code"] += 1
+            end = VisitEnded(state="failed", kind=Kind.ENVIRONMENT_MISMATCH, reason="its code is not here")
         yield self._write(end)
         self._actor.core.ended()
+
+    def _has_code(self) -> bool:
+        """`workers.host.code.Codes.of`."""
+        refs = {code: self._visit.bundles.get(code) for code in {slot.job.code for slot in self._visit.slots} if code}
+        return all(ref is not None and ref.id in self._actor.machine.bundles for ref in refs.values())
 
     def _write(self, *bodies: object) -> Wait:
         return partial(self._spool.append, self.visit, bodies)

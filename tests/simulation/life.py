@@ -17,6 +17,7 @@ from orchestrator.controller import Drive
 from orchestrator.plan import Finish
 from orchestrator.progress import Progress
 from tests.simulation.loop import VirtualLoop
+from tests.simulation.matrices import bundles
 from tests.simulation.network import Wire
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ EFFECTS = (
     "pause",
     "resume",
     "retry",
+    "see_bundle",
     "see_condition",
     "see_host",
     "take_back",
@@ -58,10 +60,10 @@ class WatchedLedger(Ledger):
 
     life: "Life"
 
-    def lease(self, block: int, host: str, order: Sequence[int]) -> int:
+    def lease(self, block: int, host: str, order: Sequence[int], bundle: str = "") -> int:
         with self.life.world.judged():
             self.life.audit.leasing(self.life, block, host, order)
-        return super().lease(block, host, order)
+        return super().lease(block, host, order, bundle)
 
     def ingest(self, spool_id: str, host: str, entries: Sequence[Entry]) -> Ingested:
         self.life.world.ingesting(spool_id, entries)
@@ -141,7 +143,8 @@ class Life:
     async def _main(self) -> None:
         clock = lambda: self.world.now  # noqa: E731
         wire = Wire(self.world, self)
-        self.drive = Drive(self._ledger, self.hosts, wire, Said(self.world.trace), CODE, None, POLICY, clock)
+        said = Said(self.world.trace)
+        self.drive = Drive(self._ledger, self.hosts, wire, said, CODE, None, POLICY, bundles, clock)
         finish = await self.drive.run()
         await self.drive.release()
         self.finish = finish

@@ -15,6 +15,7 @@ from core.failures import Kind
 from core.protocol import PROTOCOL, Answer, Call, Controller, HostHeld, Observation
 from core.visit import Visit
 from tests.simulation.execution import Execution, Wait
+from workers.host.duty import Duty
 from workers.host.lock import held_by
 from workers.host.recovery import open_spool
 from workers.host.service import GATHER_S, PROBE_EVERY_S, TICK_S
@@ -23,6 +24,9 @@ from workers.sync import SyncHost
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+# So long an actor of another version works for somebody who speaks that version.
+NEEDED_S = 30.0
 
 # In place of 900 s, so that a minute of silence is one.
 ORPHAN_S = 40.0
@@ -58,7 +62,7 @@ class Machine:
         self.cursed = False
         self.stranger = False
         self.occupied: Kind | None = None
-        self.drained = ""
+        self.duty = Duty(drained="", releases=0)
         self.cut_until = self.frozen_until = world.now
         self.actors: list[Actor] = []
         self.runners: list[Runner] = []
@@ -78,6 +82,7 @@ class Machine:
 
     def new_disk(self) -> None:
         self._disks += 1
+        self.bundles: set[str] = set()
         self.disk = self._root / str(self._disks)
         self.disk.mkdir(parents=True)
 
@@ -129,12 +134,9 @@ class Machine:
 
     def drain(self, why: str) -> None:
         """What a person asks of the host, for every ledger; "" puts it back. It outlives the actor."""
-        self.drained = why
+        self.duty = Duty(drained=why, releases=self.duty.releases + (not why))
         for actor in self.actors:
-            if why:
-                actor.core.drain(why)
-            else:
-                actor.core.put_back()
+            actor.core.set_duty(self.duty)
 
     def calm(self) -> None:
         """Whatever was wrong with it is over; what is frozen thaws in its time."""
@@ -173,6 +175,7 @@ class Actor:
         self.sitting = f"{machine.name}-{self.world.number()}"
         self.on_death: list[Callable[[], None]] = []
         self.protocol = PROTOCOL - 1 if machine.stranger else PROTOCOL
+        self._needed_until = self.world.now + (NEEDED_S if machine.stranger else 0.0)
         machine.stranger = False
         self.spool: Spool | None = None
         self._jobs: deque[tuple[Callable[[], object], Callable[[], None] | None]] = deque()
@@ -180,8 +183,13 @@ class Actor:
         self._waiting: list[tuple[Call, Respond, float]] = []
         self._looked = float("-inf")
         self.core = SyncHost(machine.name, ORPHAN_S, Lock(self), self)
-        self.core.drain(machine.drained)
+        self.core.set_duty(machine.duty)
         self._tick()
+
+    @property
+    def is_needed(self) -> bool:
+        """By somebody who speaks another version, which is this actor's."""
+        return self.world.now < self._needed_until
 
     def die(self, linger_s: float) -> None:
         self.lives = False

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from core.failures import Kind
 from core.protocol import Observation
+from infra.bundle import Bundle
 from orchestrator.controller import HostDown, HostSilent, Loss
+from tests.simulation.invariants import hold
 from tests.simulation.machine import Actor, Machine
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 # An actor's process starts in about this time.
 START_S = 1.2
+# What it takes at worst to put code on a host, which still has its packages to install.
+PLACE_S = 30.0
 # A message that is late for no reason anyone sees.
 LATE_S = 12.0
 
@@ -102,13 +106,42 @@ class Wire:
         self._life.heard(host, reply)
         return reply.model_dump_json()
 
+    async def replace(self, host: str) -> bool:
+        """An actor of another version knows whether somebody needs it, and answers like any call."""
+        self._life.boundary(f"replace {host}")
+        actor = self._handles[host]
+        await asyncio.sleep(self._world.random.uniform(0.001, 0.02))
+        if not actor.machine.up or actor.machine.is_cut:
+            raise HostSilent("the actor is unavailable")
+        if actor.lives and actor.is_needed:
+            return False
+        self.discard(host)
+        return True
+
+    def reallocate(self, _: str) -> None:
+        """These machines are all there are."""
+
     async def loss(self, host: str) -> Loss | None:
         """Ray knows of a raylet that is gone, and of nothing behind a cut link."""
         await asyncio.sleep(0.01)
         return None if self._world.machines[host].up else Loss(Kind.RAYLET_LOST, "its Ray node is dead")
 
+    async def place(self, host: str, bundle: Bundle) -> None:
+        """Half a minute at worst, all of it lost when the machine cannot be reached at the end."""
+        self._life.boundary(f"place code on {host}")
+        machine = self._world.machines[host]
+        disk = machine.disk
+        if bundle.id not in machine.bundles:
+            await asyncio.sleep(self._world.random.choice((0.1, 3.0, PLACE_S)))
+        if not machine.up or machine.is_cut or self._world.random.random() < self._world.network.weather.lost:
+            raise HostSilent("the code does not get through")
+        if machine.disk is disk:
+            machine.bundles.add(bundle.id)
+            self._world.tally["code placed"] += 1
+
     def discard(self, host: str) -> None:
         self._life.boundary(f"discard {host}")
         self._life.forget(host)
         if actor := self._handles.pop(host, None):
+            hold(not (actor.lives and actor.is_needed), 3, f"the actor on {host} is killed in the midst of its work")
             actor.machine.kill_by_handle(actor)

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 from core.ledger import schema
 from core.ledger.requests import ask
 from core.ledger.writer import Ledger, OnChange
-from core.matrix import Overrides
 from infra.pool import HostSpec
-from orchestrator.requests import queue_body
 from tests.simulation.invariants import Audit
 from tests.simulation.life import CODE, Life
 from tests.simulation.matrices import Matrix, expansion
@@ -109,7 +107,7 @@ class Researcher:
         match verb:
             case "queue":
                 self._matrices[name] = grown = self._matrices[name]._replace(blocks=self._matrices[name].blocks + 1)
-                body = queue_body(grown.text, f"{name}.toml", Overrides(), OnChange.REFUSE) | {"code": CODE}
+                body = grown.body(CODE)
             case "pause":
                 body = {"experiment": name, "why": "a person asked for it"}
                 # who pauses something lets it go on

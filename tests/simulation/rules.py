@@ -20,7 +20,7 @@ from core.protocol import Call, Mode, Observation
 from core.visit import Visit
 from infra.pool import Policy
 from orchestrator import controller, link, requests
-from orchestrator.controller import Drive
+from orchestrator.controller import Drive, HostDown
 from orchestrator.desk import Desk
 from orchestrator.link import Ingest, Link, Replace
 from orchestrator.plan import Effect, World, plan
@@ -334,6 +334,14 @@ def an_actor_of_another_version_is_replaced(patch: Patch) -> None:
         return link.Dropped("it speaks another version") if isinstance(outcome, Replace) else outcome
 
     patch.setattr(Link, "on_reply", on_reply)
+
+
+@rule("I3", "other_version", hosts=(1,))
+def an_actor_of_another_version_is_left_to_whoever_needs_it(patch: Patch) -> None:
+    async def replace(self: Drive, name: str, why: str) -> None:  # noqa: ARG001
+        raise HostDown(why)
+
+    patch.setattr(Drive, "_replace_actor", replace)
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------

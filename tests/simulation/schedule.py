@@ -68,7 +68,13 @@ class Schedule:
         draw = self._draw
         return [
             [
-                Matrix(f"exp{who}{which}", draw.randint(1, 3), draw.randint(2, 4), draw.randint(2, 4))
+                Matrix(
+                    f"exp{who}{which}",
+                    draw.randint(1, 3),
+                    draw.randint(2, 4),
+                    draw.randint(2, 4),
+                    draw.choice(((".",), (".",), ("old", "."))),
+                )
                 for which in range(draw.choice((1, 1, 2)))
             ]
             for who in range(draw.choice(self._scenario.researchers))

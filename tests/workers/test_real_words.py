@@ -14,8 +14,9 @@ from core.failures import Kind
 from core.job import MoeBlockJob
 from core.visit import Phase, Platform, Slot, Target, Visit
 from tests.workers.test_supervisor import Bench
+from workers.host.code import RUNNER
 from workers.host.verdict import Evidence, Verdict, verdict
-from workers.supervisor import RUNNER, Supervisor
+from workers.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, value in ALONE.items():
         monkeypatch.setenv(name, value)
     made = Bench(tmp_path)
-    made.workplace = replace(made.workplace, command=RUNNER)
+    made.workplace = replace(made.workplace, codes=replace(made.workplace.codes, command=RUNNER))
     yield made
     os.close(made.lock)
 

@@ -256,6 +256,7 @@ def spoiled(job: str = '{"kind": "selftest"}', **fields: object) -> str:
     return json.dumps(kept).replace('"JOB"', job)
 
 
+TWO_CODES = [{"slot": 0, "job": selftest()}, {"slot": 1, "job": selftest(code="0" * 40)}]
 TWO_ENVS = [{"slot": 0, "job": selftest()}, {"slot": 1, "job": selftest(env={"A": "b"})}]
 
 
@@ -274,6 +275,7 @@ TWO_ENVS = [{"slot": 0, "job": selftest()}, {"slot": 1, "job": selftest(env={"A"
         (spoiled('{"kind": "selftest", "sleep_s": NaN}'), ["slots.0.job.sleep_s", "nan"]),
         (spoiled('{"kind": "selftest", "env": {"PATH": "/"}}'), ["slots.0.job.env", "PATH is set by the host"]),
         (spoiled(slots=TWO_ENVS), ["slot = 0 and 1 differ in job.env", "write a visit for each"]),
+        (spoiled(slots=TWO_CODES), ["slot = 0 and 1 differ in job.code", "write a visit for each"]),
     ],
 )
 def test_runner_visit_that_is_none_is_refused_in_one_line(tmp_path, text, words):

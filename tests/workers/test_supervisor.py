@@ -35,11 +35,12 @@ from tests.processes import stat
 from tests.workers.conftest import MemoryCgroup
 from tests.workers.stuck import StuckFiles
 from workers import supervisor as supervisor_module
+from workers.host.code import RUNNER, Codes
 from workers.host.holders import Places
 from workers.host.marks import Marks, Whose
 from workers.host.probe import probe
 from workers.host.process import Identity, identify, is_alive
-from workers.supervisor import RUNNER, Stop, Supervisor, Workplace
+from workers.supervisor import Stop, Supervisor, Workplace
 
 SCRIPTED = """
 import argparse, json, os, signal, subprocess, sys, time
@@ -103,13 +104,11 @@ class Bench:
         self.probes: list[Probed] = []
         self.workplace = Workplace(
             scratch=root / "scratch",
-            cache=root / "cache",
             lock_descriptor=self.lock,
             marks=Marks(root / "runners"),
             grace_s=0.3,
             probe=self._probe,
-            code=self._code,
-            command=(sys.executable, str(script)),
+            codes=Codes(root / "cache", root / "bundles", (sys.executable, str(script)), lambda: HOST_CODE),
         )
         self.journal = FakeJournal()
 
@@ -120,9 +119,6 @@ class Bench:
         """What there really is to see."""
         marks, root = self.workplace.marks, self.workplace.scratch
         return await asyncio.to_thread(probe, Target(), root, Places(), marks)
-
-    async def _code(self) -> str:
-        return HOST_CODE
 
     def supervisor(self, *scripts: str, deadline_s: float = 20.0, code: str = "") -> Supervisor:
         """A visit of one slot for each script; slots of equal scripts share a process."""
@@ -163,7 +159,7 @@ def bench(tmp_path: Path):
 @pytest.fixture
 def real(bench: Bench) -> Bench:
     """The real runner instead of scripts."""
-    bench.workplace = replace(bench.workplace, command=RUNNER)
+    bench.workplace = replace(bench.workplace, codes=replace(bench.workplace.codes, command=RUNNER))
     return bench
 
 
@@ -240,7 +236,7 @@ async def test_visit_whose_host_is_not_clean_after_a_death_gets_no_second_runner
 
 
 async def test_visit_whose_runner_cannot_be_started_fails_with_a_fault(bench: Bench) -> None:
-    bench.workplace = replace(bench.workplace, command=("/no/such/program",))
+    bench.workplace = replace(bench.workplace, codes=replace(bench.workplace.codes, command=("/no/such/program",)))
     end = await bench.run("ok(0)")
     assert (end.state, end.kind) == ("failed", Kind.WORKER_LOST)
     (fault,) = bench.journal.of(HostFault)
@@ -729,7 +725,7 @@ def is_locked(root: Path) -> bool:
 
 
 async def test_parent_killed_takes_the_real_runner_with_it_within_a_second(tmp_path: Path) -> None:
-    prepare = "bench.workplace = t.replace(bench.workplace, command=t.RUNNER)"
+    prepare = "bench.workplace = t.replace(bench.workplace, codes=t.replace(bench.workplace.codes, command=t.RUNNER))"
     parent, runner = orphan(tmp_path, prepare, "bench.of_jobs(t.SelftestJob(end='hang', phase='inputs'))")
     assert is_alive(runner)
     assert is_locked(tmp_path)

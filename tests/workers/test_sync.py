@@ -10,6 +10,7 @@ from core.failures import Kind
 from core.job import SelftestJob
 from core.protocol import Alive, Answer, Call, Controller, HostHeld, Mode, Observation
 from core.visit import Phase, Slot, Visit
+from workers.host.duty import Duty
 from workers.host.recovery import open_spool
 from workers.host.spool import Spool
 from workers.supervisor import Stop
@@ -426,22 +427,53 @@ def test_probe_that_was_unclean_before_the_owner_came_is_told_to_it(host: Host) 
 
 def test_host_drained_by_hand_finishes_its_visit_and_says_why_to_every_ledger(host: Host) -> None:
     host.sync(5)
-    host.core.drain("drained by bob")
+    host.core.set_duty(Duty("drained by bob", 3))
     assert host.sync(5, 6).draining == "drained by bob"
     assert host.executions[0].stops == []
     assert host.sync(ledger_id="two", spool_id=None).draining == "drained by bob"
     host.end()
     assert host.started == [5]
-    host.core.put_back()
+    host.core.set_duty(Duty("", 4))
     assert host.started == [5, 6]
     reply = host.sync(6)
-    assert (reply.draining, reply.releases) == ("", 1)
+    assert (reply.draining, reply.releases) == ("", 4)
 
 
 def test_host_drained_by_its_owner_says_so_to_no_other_ledger(host: Host) -> None:
     host.sync(5)
     assert host.sync(5, mode=Mode.DRAIN).draining == "asked to drain"
     assert host.sync(ledger_id="two", spool_id=None).draining == ""
+
+
+# -- gone
+
+
+def test_host_about_to_be_taken_away_finishes_its_visit_starts_no_other_and_says_why_to_every_ledger(
+    host: Host,
+) -> None:
+    host.sync(5)
+    host.core.preempted("it goes away")
+    gone = Probed(clean=False, kind=Kind.PREEMPTED, reason="it goes away")
+    reply = host.sync(5, 6)
+    assert (reply.draining, reply.probe, host.executions[0].stops) == ("it goes away", gone, [])
+    assert [(entry.visit, entry.body) for entry in reply.entries][-1] == (None, gone)
+    other = host.sync(ledger_id="two", spool_id=None)
+    assert (other.draining, other.probe) == ("it goes away", gone)
+    host.end()
+    assert host.started == [5]
+
+
+def test_host_about_to_be_taken_away_stays_so_whatever_is_seen_said_or_done(host: Host) -> None:
+    host.core.preempted("it goes away")
+    host.core.probed(CLEAN)
+    host.sync(mode=Mode.RECOVER)
+    host.core.recovered(CLEAN)
+    host.core.set_duty(Duty("", 1))
+    reply = host.sync(5)
+    assert (reply.draining, host.started) == ("it goes away", [])
+    assert reply.probe is not None
+    assert reply.probe.kind is Kind.PREEMPTED
+    assert CLEAN not in [entry.body for entry in reply.entries]
 
 
 def test_condition_tells_who_has_the_host_and_what_runs(host: Host) -> None:

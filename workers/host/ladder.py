@@ -51,14 +51,15 @@ class Ladder:
             found = self._await_release(unkillable)
             say(_rung("released", not found and not unkillable, _named(found)))
         if found:
-            return Trouble(Kind.TPU_BUSY, f"{summary(found)}: {_advice(found[0].whose)}")
+            in_use = any(h.whose is not Whose.UNKILLABLE and not self._may_end(h) for h in found)
+            return Trouble(Kind.TPU_BUSY, f"{summary(found)}: {_advice(found[0].whose)}", in_use)
         if unkillable:
             pids = _pids(unkillable)
             return Trouble(Kind.TPU_BUSY, f"{pids} held the accelerator and will not end: {_advice(Whose.UNKILLABLE)}")
         left = lockfile.remove(self.places.lockfile)
         say(_rung("lockfile", not left, left))
         if left:
-            return Trouble(Kind.TPU_BUSY, left)
+            return Trouble(Kind.TPU_BUSY, left, in_use=True)
         trouble = self._try()
         say(_rung("trial", trouble is None, trouble.reason if trouble else ""))
         return trouble
@@ -104,7 +105,7 @@ class Ladder:
         if trouble is None or trouble.kind is not Kind.TPU_BUSY or self._holders():
             return trouble
         unseen = f"the holder is {Whose.INVISIBLE.value}: {_advice(Whose.INVISIBLE)}"
-        return Trouble(trouble.kind, f"{trouble.reason}; {unseen}")
+        return Trouble(trouble.kind, f"{trouble.reason}; {unseen}", in_use=not self.kill_foreign)
 
 
 def _rung(step: Step, good: bool, detail: str) -> Rung:

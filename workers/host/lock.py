@@ -4,24 +4,28 @@ The runner inherits the descriptor, and an `flock` belongs to the open file and 
 the last of the two is gone. So it is released by closing, never by LOCK_UN, which would take it from a runner too. The
 file is never unlinked: that would make two owners. Its content is for people; only the lock counts.
 
+Where several users share a machine the file is for all of them, and another user's words in it are not trusted.
+
 What a dead actor's runner left behind may have the descriptor and never go. It is ended when nobody else has the file
 open: a living actor always has.
 """
 
 import fcntl
-import json
 import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from core.protocol import Controller, HostHeld
+from workers.host import shared
 from workers.host.marks import Marks
 from workers.host.orphans import end_orphans
 from workers.host.process import Identity
 
 # A controller that waits asks every second, and one search walks all of /proc.
 SEARCH_EVERY_S = 10.0
+# Who holds a lock is told in less.
+WORDS_BYTES = 4096
 
 
 def held_by(controller: Controller, since: str) -> HostHeld:
@@ -47,7 +51,10 @@ class HostLock:
         return self._descriptor
 
     def acquire(self, controller: Controller, since: str) -> HostHeld | None:
-        """Take the lock for `controller`. Returns who has it when it is taken. Waits for nobody but orphans to end."""
+        """Take the lock for `controller`. Returns who has it when it is taken. Waits for nobody but orphans to end.
+
+        Raises NotShared, OSError.
+        """
         self._descriptor = self._take()
         if self._descriptor is None:
             self._end_orphans()
@@ -68,10 +75,7 @@ class HostLock:
             self._stuck = end_orphans(self._path, self._marks, self._grace_s)
 
     def _take(self) -> int | None:
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except PermissionError:
-            return None
+        descriptor = shared.open_or_make(self._path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,13 +88,16 @@ class HostLock:
         if self._descriptor is not None:
             return None
         try:
-            with self._path.open() as file:
-                # refused exactly while somebody holds it, and let go with the file
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            descriptor = shared.open_existing(self._path)
+        except (OSError, shared.NotShared):
+            return None
+        try:
+            # refused exactly while somebody holds it, and let go with the file
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return self._holder()
-        except OSError:
-            return None
+        finally:
+            os.close(descriptor)
         return None
 
     def release(self) -> None:
@@ -99,12 +106,24 @@ class HostLock:
             self._descriptor = None
 
     def _holder(self) -> HostHeld:
-        try:
-            said = HostHeld.model_validate(json.loads(self._path.read_text()))
-        except (OSError, ValueError):
-            # Its owner is between locking and writing, or the file is not ours to read.
+        said = self._words()
+        if said is None:
             said = HostHeld(user="unknown", controller=f"the holder of {self._path}", since="unknown")
         if not self._stuck:
             return said
         left = f"left pid {self._stuck[0].pid} behind, which survives SIGKILL: restart the host"
         return said.model_copy(update={"controller": f"{said.controller} {left}"})
+
+    def _words(self) -> HostHeld | None:
+        """None while its owner is between locking and writing, and for what is not fit to be shown."""
+        try:
+            descriptor = shared.open_existing(self._path)
+        except (OSError, shared.NotShared):
+            return None
+        try:
+            said = HostHeld.model_validate_json(os.pread(descriptor, WORDS_BYTES, 0))
+        except ValueError:
+            return None
+        finally:
+            os.close(descriptor)
+        return said if all(word.isprintable() for word in said.model_dump().values()) else None

@@ -19,14 +19,14 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from core.code import code_hash
 from core.events import Probed, Rung
 from core.failures import Kind
 from core.protocol import PROTOCOL, Answer, Call, Care, Condition, Controller, HostHeld, Observation, Verb
 from core.visit import Platform, Visit
-from workers.host import drained
+from workers.host import preemption
+from workers.host.code import RUNNER, Codes
 from workers.host.config import HostConfig
-from workers.host.drained import Drained
+from workers.host.duty import DutyFiles
 from workers.host.facts import host_facts
 from workers.host.holders import HERE, Places
 from workers.host.ladder import Ladder
@@ -36,7 +36,7 @@ from workers.host.probe import probe
 from workers.host.recovery import open_spool
 from workers.host.spool import Spool
 from workers.host.trial import Trial
-from workers.supervisor import RUNNER, Supervisor, Workplace
+from workers.supervisor import Supervisor, Workplace
 from workers.sync import SyncHost
 
 # News wait this long for more of it: a runner says dozens of things within milliseconds, and a call for each would take
@@ -106,17 +106,20 @@ class HostService:
         self._state = Path(config.state).expanduser()
         for name in ("scratch", "cache"):
             (self._state / name).mkdir(parents=True, exist_ok=True)
+        bundles = Path(config.bundles).expanduser() if config.bundles else None
+        self._codes = Codes(self._state / "cache", bundles, runner, python=config.python)
         self._marks = Marks(self._state / "runners")
-        self._lock = HostLock(self._state / "lock", self._marks, config.grace_s)
+        lock = Path(config.lock or self._state / "lock")
+        self._lock = HostLock(lock, self._marks, config.grace_s)
         self._core = SyncHost(config.host, config.orphan_s, self._lock, self)
-        self._drained = self._state / "drained"
-        self._core.drain(Drained.read(self._drained))
+        self._duty_files = DutyFiles(self._state)
+        self._core.set_duty(self._duty_files.read())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._tasks: set[asyncio.Task[object]] = set()
         self._began = False
         self._sitting = uuid.uuid4().hex
         self._turn = asyncio.Lock()
-        self._draining = asyncio.Lock()
+        self._reading_duty = asyncio.Lock()
         self._changed = asyncio.Event()
         self._recovery: asyncio.Task[tuple[Rung, ...]] | None = None
         self._believed: tuple[Probed, float] | None = None
@@ -187,6 +190,8 @@ class HostService:
             self._began = True
             self._keep(self._tick())
             self._keep(self._look_around())
+            if self._config.preemption == "gce":
+                self._keep(self._watch_preemption())
 
     async def _tick(self) -> None:
         """The orphan clock, which no disk and no /proc may hold up."""
@@ -201,11 +206,16 @@ class HostService:
                 if self._core.is_idle and time.monotonic() - looked >= PROBE_EVERY_S:
                     looked = time.monotonic()
                     await self._look_while_idle()
-                await self._read_drained()
+                await self._read_duty()
             except OSError as error:
                 reason = f"the host cannot be looked at ({error}): check its disk and its limits"
                 self._core.probed(Probed(clean=False, kind=Kind.WORKER_LOST, reason=reason))
             await asyncio.sleep(TICK_S)
+
+    async def _watch_preemption(self) -> None:
+        await preemption.until_preempted()
+        self._core.preempted("its provider takes the machine away: its blocks are measured elsewhere")
+        self._wake()
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -257,13 +267,11 @@ class HostService:
         journal = SpoolJournal(visit.visit, order, self._sitting, spool, self._thread, self._wake)
         workplace = Workplace(
             scratch=self._state / "scratch",
-            cache=self._state / "cache",
             lock_descriptor=self._lock.descriptor,
             marks=self._marks,
             grace_s=self._config.grace_s,
             probe=self._look,
-            code=partial(asyncio.to_thread, code_hash),
-            command=self._runner,
+            codes=self._codes,
         )
         supervisor = Supervisor(visit, journal, workplace)
         self._keep(self._execute(supervisor))
@@ -319,19 +327,16 @@ class HostService:
         seen = look()
         if trouble is None:
             return seen, False
-        found = seen.model_copy(update={"clean": False, "kind": trouble.kind, "reason": trouble.reason})
+        found = seen.model_copy(update={"clean": False} | trouble._asdict())
         return found, seen.clean
 
-    async def _read_drained(self) -> None:
-        """On an embedded pool a person speaks to another actor of this host: what they asked lies on the disk."""
-        async with self._draining:
-            said = await asyncio.to_thread(Drained.read, self._drained)
-            if said == self._core.drained:
+    async def _read_duty(self) -> None:
+        """A person may speak to another actor of this host: on an embedded pool they do."""
+        async with self._reading_duty:
+            duty = await asyncio.to_thread(self._duty_files.read)
+            if duty == self._core.duty:
                 return
-            if said:
-                self._core.drain(said)
-            else:
-                self._core.put_back()
+            self._core.set_duty(duty)
         self._wake()
 
     # -- what a person asks for ---------------------------------------------------------------------------------------
@@ -343,8 +348,10 @@ class HostService:
                 pass
             case Verb.RECOVER:
                 refused, rungs = await self._recover_for(care)
-            case Verb.DRAIN | Verb.RELEASE:
-                refused = await self._set_drained(care)
+            case Verb.DRAIN:
+                refused = await self._set_duty(partial(self._duty_files.drain, care))
+            case Verb.RELEASE:
+                refused = await self._set_duty(self._duty_files.release)
         if self._core.is_idle and not rungs:
             await self._look_while_idle()
         facts = await asyncio.to_thread(host_facts, self._config.target, self._state)
@@ -370,18 +377,11 @@ class HostService:
         take = partial(self._lock.acquire, person, self.wall_clock())
         return await asyncio.get_running_loop().run_in_executor(self._thread, take)
 
-    async def _set_drained(self, care: Care) -> str:
+    async def _set_duty(self, write: Callable[[], None]) -> str:
         """Durable before it is true. Returns why it could not be made so."""
         try:
-            async with self._draining:
-                if care.verb is Verb.DRAIN:
-                    said = Drained.asked(care)
-                    await asyncio.to_thread(said.write, self._drained)
-                    self._core.drain(str(said))
-                else:
-                    await asyncio.to_thread(drained.remove, self._drained)
-                    self._core.put_back()
+            await asyncio.to_thread(write)
+            await self._read_duty()
         except OSError as error:
-            return f"{self._drained} cannot be changed ({error.strerror}): free some space there"
-        self._wake()
+            return f"{self._state} cannot be written to ({error.strerror}): free some space there"
         return ""

@@ -30,10 +30,14 @@ STACKS_S = 2.0
 
 
 class Trouble(NamedTuple):
-    """Why the accelerator cannot be used: how a visit would fail there, and a sentence for a person."""
+    """Why the accelerator cannot be used: how a visit would fail there, and a sentence for a person.
+
+    `in_use`: somebody may be working with it whom nobody told us to end.
+    """
 
     kind: Kind
     reason: str
+    in_use: bool = False
 
 
 @dataclass(frozen=True)

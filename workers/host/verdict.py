@@ -15,6 +15,7 @@ from typing import NamedTuple, assert_never
 from core.events import Probed
 from core.failures import Kind
 from core.visit import Phase
+from workers.runner import USAGE_EXIT
 
 
 class Ending(Enum):
@@ -32,7 +33,8 @@ class Evidence(NamedTuple):
 
     returncode: as Popen says it; None for one that survives SIGKILL. output: the tail of what it wrote, within
     `workers.host.tail`'s bounds. ended: why we ended it, if we did. oom: what shows that the kernel killed it for want
-    of memory (`workers.host.memory`), or "". probe: what the host looked like afterwards, if anybody looked.
+    of memory (`workers.host.memory`), or "". probe: what the host looked like afterwards, if anybody looked. revision:
+    it ran the code of a commit, which may know less than we do.
     """
 
     returncode: int | None
@@ -41,6 +43,7 @@ class Evidence(NamedTuple):
     ended: Ending | None = None
     oom: str = ""
     probe: Probed | None = None
+    revision: bool = False
 
 
 class Verdict(NamedTuple):
@@ -100,6 +103,12 @@ OF_ITSELF = (
     Signature(Kind.XLA_ABORT, re.compile(r"^F\d{4} \d\d:\d\d:\d\d", re.MULTILINE), "absl's LOG(FATAL), jaxlib 0.10"),
     Signature(Kind.XLA_ABORT, re.compile("Check fail(ed|ure)"), "absl's CHECK, libtpu 0.0.42"),
     Signature(Kind.XLA_ABORT, re.compile("terminate called"), "libstdc++, of an exception nobody caught"),
+)
+# Nothing before it can go wrong on one host and not on another: the interpreter, its packages and the code are one.
+_LACKS_MODULE = Signature(
+    Kind.USER_ERROR,
+    re.compile(r"^(ModuleNotFoundError|ImportError): |No module named", re.MULTILINE),
+    "an old revision in an environment of today's; `python -m` of a module that is not there",
 )
 DISK_IS_FULL = Signature(Kind.DISK, re.compile("No space left on device"), "strerror(ENOSPC)")
 
@@ -194,7 +203,21 @@ def _met_at_start(evidence: Evidence) -> Verdict | None:
     """What the process says of its device, else what the host shows; None once it has come to a job."""
     if evidence.phase not in EARLY:
         return None
-    return _recognised(evidence.output, OF_THE_START) or _probed(evidence)
+    found = _not_understood(evidence) or _recognised(evidence.output, OF_THE_START)
+    return found or _probed(evidence)
+
+
+def _not_understood(evidence: Evidence) -> Verdict | None:
+    """Another revision that does not know a field, a kind of job or an option, or wants what is not installed.
+
+    The host has what the revision was put there with, so no other host does better: who named the revision did it.
+    """
+    if not evidence.revision:
+        return None
+    if evidence.returncode == USAGE_EXIT:
+        lines = evidence.output.strip().splitlines()
+        return Verdict(Kind.USER_ERROR, lines[-1].strip()[:_WORDS_CHARS] if lines else "")
+    return _recognised(evidence.output, (_LACKS_MODULE,))
 
 
 def _probed(evidence: Evidence) -> Verdict | None:

@@ -83,7 +83,7 @@ def make_series(arms: Sequence[Arm], blocks: Sequence[Timed], details: Details =
         for i, arm in enumerate(arms)
     )
     measure = {"blocks": len(blocks), "iters": 5, "noise_band": None, **details.measure}
-    series = Series(1, "exp", 1, details.text, {}, measure, tuple(details.baseline), details.baseline, "c0de", 1)
+    series = Series(1, "exp", 1, details.text, {}, measure, tuple(details.baseline), details.baseline, "c0de", 1, {})
     return Record(
         Experiment("exp", "why", 0, "me", 1, None),
         series,

@@ -1,5 +1,6 @@
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -224,3 +225,43 @@ def test_closing_a_swept_axis_under_test_has_a_trend_and_no_mean(lab: SimpleName
 
 def test_closing_a_single_comparison_needs_no_closing_sentence(lab: SimpleNamespace) -> None:
     assert closing(compare(lab.two_arms(TWICE))) == []
+
+
+# -- code
+
+OLD = "0" * 40
+
+
+def of_codes(lab: SimpleNamespace, details: Any, arm: str = "", reference: str = OLD) -> Any:
+    arms = [
+        lab.Arm("ref", "ref", {"code": "main"}, {"code": reference}),
+        lab.Arm("arm", "ref", {"code": "."}, {"code": arm}),
+    ]
+    return _only(lab.series(arms, [lab.timed(pair) for pair in TWICE], details))
+
+
+def test_compare_two_codes_under_test_are_comparable_with_the_compilers_they_ask_for(lab: SimpleNamespace) -> None:
+    facts = {"ref": {**lab.CPU, "code": "1", "jax": "0.9"}, "arm": {**lab.CPU, "code": "2"}}
+    found = of_codes(lab, lab.Details(facts=facts))
+    assert (found.verdict, found.tested) == (Verdict.WIN, ("code",))
+    other_python = {**facts, "ref": {**facts["ref"], "python": "3.10"}}
+    assert of_codes(lab, lab.Details(facts=other_python)).verdict is Verdict.NOT_COMPARABLE
+
+
+def test_compare_two_codes_that_are_not_under_test_are_not_comparable(lab: SimpleNamespace) -> None:
+    facts = {"ref": {**lab.CPU, "code": "1"}, "arm": {**lab.CPU, "code": "2"}}
+    found = of_codes(lab, lab.Details(facts=facts), arm=OLD)
+    assert found.verdict is Verdict.NOT_COMPARABLE
+    assert "code is '2' against '1'" in (found.obstacle or "")
+
+
+def test_compare_two_codes_that_make_one_program_are_a_no_op(lab: SimpleNamespace) -> None:
+    facts = {"ref": {**lab.CPU, "code": "1"}, "arm": {**lab.CPU, "code": "2"}}
+    found = of_codes(lab, lab.Details(facts=facts, program={"ref": "p", "arm": "p"}))
+    assert found.verdict is Verdict.NO_OP
+    assert "code changes nothing" in sentence(found, "a", "b")
+
+
+def test_compare_one_program_by_two_compilers_is_a_comparison(lab: SimpleNamespace) -> None:
+    facts = {"ref": {**lab.CPU, "code": "1", "jaxlib": "0.9"}, "arm": {**lab.CPU, "code": "2"}}
+    assert of_codes(lab, lab.Details(facts=facts, program={"ref": "p", "arm": "p"})).verdict is Verdict.WIN

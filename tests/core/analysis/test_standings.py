@@ -79,3 +79,13 @@ def test_pairs_a_repeat_of_the_reference_is_no_arm(lab: SimpleNamespace) -> None
     repeated = record._replace(blocks=tuple(blocks))
     assert paired(repeated) == {}
     assert [c.estimate for c in compare(repeated)] == [None]
+
+
+def test_standings_reference_whose_arms_all_failed_for_good_is_dropped_not_missing(lab: SimpleNamespace) -> None:
+    """Among several references of a group: the block goes on for the others, and is closed for nobody."""
+    arms = [lab.Arm(f"{what}{n}", f"ref{n}", {"backend": what, "n": str(n)}) for n in (1, 2) for what in ("ref", "arm")]
+    bad = lab.Timed({"ref1": [10.0], "arm1": "user_error", "ref2": [10.0], "arm2": [10.0]})
+    rest = lab.Timed({"ref2": [10.0], "arm2": [10.0]})
+    of = _of(lab.series(arms, [bad, rest]))
+    assert of["ref1"] == ("cancelled", 1, "dropped: all that is compared with it failed for good (after 1 of 2 blocks)")
+    assert (of["arm1"][0], of["ref2"][0], of["arm2"][0]) == ("failed(user_error)", "done", "done")

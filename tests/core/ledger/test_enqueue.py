@@ -7,7 +7,7 @@ import pytest
 from core.failures import Kind
 from core.ledger.errors import SeriesChanged
 from core.ledger.writer import OnChange
-from core.matrix import expand
+from core.matrix import Expansion, expand
 from tests.core.ledger.conftest import Lab, matrix
 
 
@@ -231,3 +231,28 @@ def test_moe_matrix_with_several_references_keeps_each_pair(lab: Lab) -> None:
     ended = lab.measure("h1", ends)
     made = next(b for b in lab.blocks() if b.id == ended.make_up)
     assert [a.job for a in made.arms] == [arms[arms[slot].reference].job, arms[slot].job]
+
+
+def _of_code(revision: str) -> Expansion:
+    text = matrix(seeds=(0, 1)).replace("[axes]", '[axes]\ncode = ["main", "."]')
+    return expand(text, "seeds.toml", revisions={"main": revision})
+
+
+def test_name_that_stands_for_another_commit_makes_other_jobs_and_retires_the_old_ones(lab: Lab) -> None:
+    lab.ledger.enqueue(_of_code("a" * 40), "code")
+    done = lab.ledger.enqueue(_of_code("b" * 40), "code")
+    assert done.retired == 2
+    assert f"code = main was commit {'a' * 12} and is {'b' * 12} now: other jobs" in done.sentences
+    cells = lab.rows(
+        "SELECT json_extract(coordinates, '$.code'), json_extract(spec, '$.code'), retired IS NULL "
+        "FROM cell JOIN job ON job.id = cell.job ORDER BY ordinal"
+    )
+    assert cells == [("main", "b" * 40, 1)] * 2 + [(".", "", 1)] * 2 + [("main", "a" * 40, 0)] * 2
+    assert lab.rows("SELECT revisions FROM series") == [(json.dumps({"main": "b" * 40}),)]
+
+
+def test_name_that_stands_for_the_same_commit_adds_nothing(lab: Lab) -> None:
+    lab.ledger.enqueue(_of_code("a" * 40), "code")
+    done = lab.ledger.enqueue(_of_code("a" * 40), "code")
+    assert (done.blocks_new, done.retired) == (0, 0)
+    assert not [sentence for sentence in done.sentences if "was commit" in sentence]

@@ -55,18 +55,18 @@ def test_ledger_of_an_older_schema_is_copied_then_migrated(tmp_path: Path, monke
         identity = ledger.ledger_id
     newer = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, newer)
-    (newer / "versions" / "0003_more.py").write_text(
-        "from alembic import op\nrevision = '0003'\ndown_revision = '0002'\n"
+    (newer / "versions" / "0004_more.py").write_text(
+        "from alembic import op\nrevision = '0004'\ndown_revision = '0003'\n"
         "def upgrade():\n    op.get_bind().exec_driver_sql('CREATE TABLE more (id INTEGER NOT NULL) STRICT')\n"
     )
     monkeypatch.setattr(schema, "MIGRATIONS", newer)
     for _ in range(2):
         with Ledger.open(path) as ledger:
             assert ledger.ledger_id == identity
-    assert ("table", "more") in _schema(path) and schema.revision(path) == "0003"
+    assert ("table", "more") in _schema(path) and schema.revision(path) == "0004"
     (copy,) = tmp_path.glob("*.bak")
-    assert copy.name == "l.db.schema-0002.bak"
-    assert ("table", "more") not in _schema(copy) and schema.revision(copy) == "0002"
+    assert copy.name == "l.db.schema-0003.bak"
+    assert ("table", "more") not in _schema(copy) and schema.revision(copy) == "0003"
 
 
 def test_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +75,8 @@ def test_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path, monkey
     before = _schema(path)
     newer = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, newer)
-    (newer / "versions" / "0003_bad.py").write_text(
-        "from alembic import op\nrevision = '0003'\ndown_revision = '0002'\n"
+    (newer / "versions" / "0004_bad.py").write_text(
+        "from alembic import op\nrevision = '0004'\ndown_revision = '0003'\n"
         "def upgrade():\n    for sql in ('CREATE TABLE more (id INTEGER) STRICT', 'nonsense'):\n"
         "        op.get_bind().exec_driver_sql(sql)\n"
     )
@@ -250,3 +250,32 @@ def test_error_inside_a_transaction_leaves_nothing_behind(settled: Lab) -> None:
         settled.ledger.ingest("spool-h1", "h1", broken)
     assert (settled.rows("SELECT * FROM event"), settled.rows("SELECT * FROM visit")) == before
     assert settled.ledger.ingest("spool-h1", "h1", entries).ended
+
+
+OLDEST = """
+INSERT INTO ledger VALUES ('l', 1);
+INSERT INTO controller VALUES (1, 1, 1, 'ann', 'lab', 1, NULL);
+INSERT INTO experiment VALUES ('x', 'why', 0, 'ann', 1, NULL);
+INSERT INTO series VALUES (1, 'x', 1, '', '{}', '{}', '[]', '{}', 'code', 1);
+INSERT INTO job VALUES ('j', 'selftest', '{"kind": "selftest"}');
+INSERT INTO block VALUES (1, 1, 'g', 0, '[]', 'first', 0, NULL, NULL, NULL);
+INSERT INTO host VALUES ('h', 'm', 'cpu', 4, 1);
+INSERT INTO visit VALUES (1, 1, 'h', NULL, 1, NULL, 'leased', '[]', NULL, '', 1, NULL);
+"""
+
+
+def test_rows_of_the_first_schema_are_kept_and_their_hosts_ran_their_own_code(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    first = (schema.MIGRATIONS / "versions" / "0001_first.py").read_text()
+    older = tmp_path / "migrations"
+    shutil.copytree(schema.MIGRATIONS, older, ignore=shutil.ignore_patterns("000[23]_*"))
+    assert (older / "versions" / "0001_first.py").read_text() == first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", older)
+        _migrated(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(OLDEST)
+    Ledger.open(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT id, state, bundle FROM visit").fetchall() == [(1, "leased", "")]
+        assert db.execute("SELECT id, revisions FROM series").fetchall() == [(1, "{}")]

@@ -1,11 +1,15 @@
 """Leases, losses, take-backs and spools; and what the snapshot shows of them."""
 
+import sqlite3
+
 import pytest
 
 from core.events import Probed, VisitEnded
 from core.failures import Kind
 from core.ledger.errors import Refused
+from core.ledger.survey import _CODES
 from core.lifecycle import VisitState
+from core.matrix import expand
 from core.visit import Platform, Role, Target
 from tests.core.ledger.conftest import Lab, matrix, runs
 
@@ -205,3 +209,28 @@ def test_host_seen_again_is_the_same_row(lab: Lab) -> None:
     lab.ledger.see_host("h1", "m1", "cpu", 4)
     lab.ledger.see_host("h1", "m2", "tpu", 8)
     assert lab.rows("SELECT name, machine, platform, devices FROM host") == [("h1", "m2", "tpu", 8)]
+
+
+def test_visit_names_the_bundle_of_its_working_tree_for_good(lab: Lab) -> None:
+    lab.queue()
+    lab.ledger.see_bundle("b" * 64, "code", "0" * 40, "")
+    lab.ledger.see_bundle("b" * 64, "code", "0" * 40, "")
+    assert lab.rows("SELECT * FROM bundle") == [("b" * 64, "code", "0" * 40, "")]
+    block = lab.blocks()[0]
+    visit = lab.ledger.lease(block.id, lab.host("h1"), [0, 1, 2], "b" * 64)
+    assert lab.rows("SELECT id, bundle FROM visit") == [(visit, "b" * 64)]
+    with pytest.raises(sqlite3.IntegrityError, match="of a visit never change"):
+        lab.ledger._driver.execute("UPDATE visit SET bundle = ''")
+
+
+def test_snapshot_tells_which_jobs_of_a_block_run_a_commits_code(lab: Lab) -> None:
+    text = matrix(blocks=1).replace("[axes]", '[axes]\ncode = ["main", "."]').replace("[measure]", "[measure]")
+    lab.ledger.enqueue(expand(text, "seeds.toml", revisions={"main": "0" * 40}), "code")
+    blocks = lab.blocks()
+    assert [set(block.codes.values()) for block in blocks] == [{"0" * 40}, set()]
+    assert blocks[0].codes.keys() == {arm.job for arm in blocks[0].arms}
+
+
+def test_snapshot_asks_for_codes_through_their_index(lab: Lab) -> None:
+    (plan,) = lab.rows(f"EXPLAIN QUERY PLAN {_CODES}")
+    assert plan[-1] == "SCAN job USING INDEX job_of_code"

@@ -16,6 +16,7 @@ from core.code import code_hash
 from core.ledger.writer import Ledger, OnChange
 from core.matrix import expand
 from core.visit import Platform, Target
+from infra.bundle import Bundle
 from infra.pool import HostSpec, LocalPool
 from orchestrator.controller import Drive
 from orchestrator.progress import Progress
@@ -79,6 +80,15 @@ class Wire:
     def discard(self, _: str) -> None:
         raise AssertionError("the host was given up")
 
+    async def replace(self, _: str) -> bool:
+        raise AssertionError("both speak one version")
+
+    def reallocate(self, _: str) -> None:
+        return None
+
+    async def place(self, _host: str, _bundle: Bundle) -> None:
+        raise AssertionError("no job names a revision")
+
     async def loss(self, _: str) -> None:
         return None
 
@@ -92,7 +102,7 @@ async def drive(root: Path) -> None:
     progress = Progress(Console(file=said), time.monotonic)
     try:
         async with asyncio.timeout(120):
-            await Drive(ledger, hosts, wire, progress, code_hash(), {"busy"}, LocalPool()).run()
+            await Drive(ledger, hosts, wire, progress, code_hash(), {"busy"}, LocalPool(), lambda _: None).run()
     finally:
         await wire.service.close()
         ledger.close()

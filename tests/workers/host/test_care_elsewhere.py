@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from core.lifecycle import HostState
 from core.protocol import Care, Condition, Verb
+from core.visit import Target
+from infra.pool import HostSpec
+from orchestrator.desk import Desk
 from tests.workers.host.test_service import Client
 from workers.host.config import HostConfig
 from workers.host.service import HostService
@@ -49,3 +53,37 @@ async def test_drain_and_release_by_another_actor_reach_the_owner(pair: tuple[Ho
     while (seen := await client.sync(wait_s=0.2)).draining:
         assert time.monotonic() < deadline
     assert seen.releases == 1
+
+
+async def test_release_by_another_actor_reaches_the_owner_of_a_host_that_nobody_drained(
+    pair: tuple[HostService, HostService],
+) -> None:
+    owner, other = pair
+    client = Client(owner, epoch=2)
+    assert (await client.sync(wait_s=0.0)).releases == 0
+    deadline = time.monotonic() + 20
+    for releases in (1, 2):
+        assert (await care(other, Verb.RELEASE)).refused == ""
+        while (seen := await client.sync(wait_s=0.2)).releases < releases:
+            assert time.monotonic() < deadline
+        assert (seen.releases, seen.draining) == (releases, "")
+
+
+async def test_release_ends_the_quarantine_that_the_owner_s_controller_has_its_host_in(
+    pair: tuple[HostService, HostService],
+) -> None:
+    owner, other = pair
+    client = Client(owner, epoch=2)
+    desk = Desk(HostSpec(name="h", machine="m", target=Target(), selector={}))
+    began = time.monotonic()
+    while desk.state is not HostState.READY:
+        assert time.monotonic() < began + 20
+        desk.on_observation(await client.sync(wait_s=0.2), now=0.0)
+    desk.quarantine("three bad visits", now=0.0)
+    desk.on_observation(await client.sync(wait_s=0.2), now=0.0)
+    assert desk.state is HostState.QUARANTINED
+    await care(other, Verb.RELEASE)
+    while desk.state is HostState.QUARANTINED:
+        assert time.monotonic() < began + 40
+        desk.on_observation(await client.sync(wait_s=0.2), now=0.0)
+    assert desk.state is HostState.READY

@@ -135,6 +135,7 @@ async def test_ladder_spares_the_grandchild_of_a_runner_that_lives(host: Host) -
         assert trouble is not None
         assert trouble.kind is Kind.TPU_BUSY
         assert "ours and live" in trouble.reason
+        assert trouble.in_use
         assert host.steps == [("holders", False), ("released", False)]
         assert is_alive(grandchild)
     finally:
@@ -149,6 +150,7 @@ def test_ladder_names_a_foreign_holder_and_leaves_it_alone(host: Host) -> None:
         assert trouble.kind is Kind.TPU_BUSY
         assert f"{host.group} is held by pid {holder.pid} (uid 65534, foreign): {sys.executable}" in trouble.reason
         assert "kill_foreign" in trouble.reason
+        assert trouble.in_use
         assert is_alive(holder)
         assert host.trials == 0
 
@@ -183,6 +185,7 @@ def test_ladder_names_a_holder_that_survives_kill_in_the_kernel(host: Host, monk
         assert trouble.kind is Kind.TPU_BUSY
         assert f"pid {holder.pid} (uid 0, unkillable)" in trouble.reason
         assert "restart the host" in trouble.reason
+        assert not trouble.in_use
         assert host.steps == [("holders", False), ("term", False), ("kill", False), ("released", False)]
         assert host.trials == 0
 
@@ -193,6 +196,7 @@ def test_ladder_removes_no_lockfile_that_a_foreign_holder_has_locked(host: Host)
         trouble = host.climb()
         assert trouble is not None
         assert f"{host.places.lockfile} is held by pid {holder.pid}" in trouble.reason
+        assert trouble.in_use
         assert host.places.lockfile.stat().st_ino == inode
         assert is_alive(holder)
 

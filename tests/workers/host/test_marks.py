@@ -39,6 +39,19 @@ def test_mark_without_a_record_is_stale(marks: Marks, runner) -> None:
     assert marks.whose(identity.pid) is Whose.STALE
 
 
+def test_mark_forgotten_that_cannot_be_removed_fails_nobody(marks: Marks, runner) -> None:
+    identity, mark = runner
+    marks.record(mark, identity)
+    record = Path(mark[NAME])
+    record.unlink()
+    record.mkdir()  # unlink(2) says EISDIR, to root as well
+    marks.forget(mark)
+    marks.forget_all()
+    assert record.exists()
+    record.rmdir()
+    marks.forget(mark)
+
+
 def test_mark_of_a_runner_that_is_gone_is_stale_whoever_has_its_pid(marks: Marks, runner) -> None:
     identity, mark = runner
     marks.record(mark, identity._replace(start_time=identity.start_time - 1))

@@ -1,7 +1,9 @@
 """The host's service with real files, real runners and real waiting; no Ray."""
 
 import asyncio
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from core.code import code_hash
-from core.events import Compiled, Entry, RunEnded, Rung, RunnerBegan, Samples, VisitBegan, VisitEnded
+from core.events import Compiled, Entry, Probed, RunEnded, Rung, RunnerBegan, Samples, VisitBegan, VisitEnded
 from core.failures import Kind
 from core.job import SelftestJob
 from core.protocol import PROTOCOL, Answer, Care, Condition, Controller, Mode, Observation, Verb
@@ -25,6 +27,7 @@ from workers.host.holders import Places
 from workers.host.marks import Marks, Whose
 from workers.host.process import Identity, identify, is_alive
 from workers.host.service import HostService
+from workers.host.shared import NotShared
 
 TPU = Target(platform=Platform.TPU, devices=4)
 ANN = Controller(user="ann", machine="desk", pid=7)
@@ -153,6 +156,41 @@ async def test_service_beside_another_on_the_same_host_is_told_held_until_it_is_
         await second.close()
 
 
+async def test_service_on_a_machine_with_one_lock_is_told_who_has_it_whatever_the_state_directory(
+    tmp_path: Path,
+) -> None:
+    lock = tmp_path / "machine.lock"
+    first, second = (
+        HostService(HostConfig(host="h", state=str(tmp_path / state), lock=str(lock), grace_s=0.5)) for state in "ab"
+    )
+    try:
+        assert (await Client(first).sync(wait_s=0.0)).answer is Answer.OBEYED
+        reply = await Client(second, "other").sync(wait_s=0.0)
+        assert reply.held is not None
+        assert (reply.answer, reply.held.user, reply.held.controller) == (Answer.HELD, "ann", "desk:7")
+        await first.close()
+        assert (await Client(second, "other").sync(wait_s=0.0)).answer is Answer.OBEYED
+        assert lock.stat().st_mode & 0o777 == 0o666
+    finally:
+        await first.close()
+        await second.close()
+
+
+async def test_service_whose_lock_cannot_be_one_owns_nothing_and_says_what_to_do(tmp_path: Path) -> None:
+    lock = tmp_path / "machine.lock"
+    os.mkfifo(lock)
+    host = HostService(HostConfig(host="h", state=str(tmp_path / "state"), lock=str(lock), grace_s=0.5))
+    try:
+        for _ in range(2):
+            with pytest.raises(NotShared, match="is no regular file: find out who put it there, and remove it"):
+                await Client(host).sync(visit(5), wait_s=0.0)
+        assert host.is_free
+        lock.unlink()
+        assert (await Client(host).until(VisitEnded, visit(5)))[-1] == VisitEnded(state="finished")
+    finally:
+        await host.close()
+
+
 async def test_service_orphaned_stops_its_runner_and_frees_the_host(tmp_path: Path) -> None:
     host = service(tmp_path, orphan_s=5.0)
     try:
@@ -164,6 +202,33 @@ async def test_service_orphaned_stops_its_runner_and_frees_the_host(tmp_path: Pa
         bodies = await client.until(VisitEnded, visit(5, HANGING))
         assert (bodies[-1].state, bodies[-1].kind) == ("failed", Kind.ORPHANED)
         assert [body.outcome for body in bodies if isinstance(body, RunEnded)] == ["stopped"]
+    finally:
+        await host.close()
+
+
+async def test_service_that_cannot_look_around_shows_unclean_and_its_orphan_clock_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    def failing(*_: object) -> Probed:
+        nonlocal looked
+        looked += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("workers.host.service.probe", failing)
+    host = service(tmp_path, orphan_s=3.0)
+    try:
+        client = Client(host)
+        async with asyncio.timeout(60):
+            while (reply := await client.sync(wait_s=0.2)).probe is None:
+                pass
+            assert (looked, reply.probe.clean, reply.probe.kind) == (1, False, Kind.WORKER_LOST)
+            assert "cannot be looked at ([Errno 24] Too many open files)" in reply.probe.reason
+            other = Client(host, "another")
+            assert (await other.sync(wait_s=0.0)).answer is Answer.HELD
+            while (await other.sync(wait_s=0.0)).answer is Answer.HELD:
+                await asyncio.sleep(0.1)
     finally:
         await host.close()
 
@@ -491,6 +556,9 @@ async def test_care_drain_outlives_the_actor_and_release_ends_it(tmp_path: Path)
         assert not (tmp_path / "drained").exists()
         assert (await client.until(VisitEnded, visit(7)))[-1] == VisitEnded(state="finished")
         assert (await client.sync(wait_s=0.0)).releases == 1
+        await host.close()
+        host = service(tmp_path)
+        assert (await Client(host, "another", epoch=3).sync(wait_s=0.0)).releases == 1
     finally:
         await host.close()
 

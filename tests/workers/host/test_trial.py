@@ -9,10 +9,10 @@ import pytest
 from core.failures import Kind
 from core.visit import Platform, Target
 from tests.vfio import vfio
+from workers.host.code import RUNNER
 from workers.host.marks import Marks
 from workers.host.process import identify, is_alive
 from workers.host.trial import Trial, Trouble
-from workers.supervisor import RUNNER
 
 pytestmark = pytest.mark.slow
 

@@ -193,12 +193,28 @@ EVIDENCE = st.builds(
     ended=st.none() | st.sampled_from(Ending),
     oom=st.sampled_from(["", "the counter has grown"]),
     probe=st.sampled_from([None, Probed(clean=True), BUSY]),
+    revision=st.booleans(),
 )
 
 
+@pytest.mark.parametrize("phase", list(Phase))
+def test_verdict_on_a_revision_that_does_not_understand_is_the_users_error_before_any_job(phase: Phase) -> None:
+    refused = Evidence(2, phase, "a warning\nvisit.json: colour: unknown\n", revision=True)
+    lacks = Evidence(1, phase, "Traceback\nModuleNotFoundError: No module named 'jaxlib'\n", probe=BUSY, revision=True)
+    if phase in EARLY:
+        assert verdict(refused) == Verdict(Kind.USER_ERROR, "visit.json: colour: unknown")
+        assert verdict(lacks) == Verdict(Kind.USER_ERROR, "ModuleNotFoundError: No module named 'jaxlib'")
+        assert verdict(lacks._replace(revision=False)).kind is Kind.ENVIRONMENT_MISMATCH
+    else:
+        assert {verdict(refused).kind, verdict(lacks).kind} == {Kind.CRASH}
+
+
 @given(EVIDENCE)
-def test_verdict_on_anything_never_blames_a_job(evidence: Evidence) -> None:
-    assert blame(verdict(evidence).kind) is not Blame.JOB
+def test_verdict_on_anything_never_blames_a_job_but_one_that_its_revision_did_not_understand(
+    evidence: Evidence,
+) -> None:
+    if blame(verdict(evidence).kind) is Blame.JOB:
+        assert evidence.revision and evidence.phase in EARLY and evidence.ended in (None, Ending.STALL)
 
 
 @given(EVIDENCE)
