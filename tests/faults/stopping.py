@@ -28,10 +28,10 @@ def arm(place: str) -> None:
     """Stops the process where `place` says, the first time it comes there."""
     lease, ingest, store = Ledger.lease, Ledger.ingest, writer.ingest
 
-    def leasing(ledger: Ledger, block: int, host: str, order: Sequence[int]) -> int:
+    def leasing(ledger: Ledger, block: int, host: str, order: Sequence[int], bundle: str) -> int:
         if place == "ready":
             stop()
-        visit = lease(ledger, block, host, order)
+        visit = lease(ledger, block, host, order, bundle)
         if place == "leased":
             stop()
         return visit

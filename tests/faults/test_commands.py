@@ -37,12 +37,16 @@ QUICK = {
     "compare": ("trial",),
     "export": ("trial",),
     "sql": ("SELECT 1",),
+    "schema": ("pool",),
 }
 # These start a pool, or never end by themselves.
 LONG = {
     "run": ("MATRIX",),
     "drive": (),
     "status --follow": (),
+    "pool up": ("--pool", "pool.toml"),
+    "pool status": ("--pool", "pool.toml"),
+    "pool down": ("--pool", "pool.toml"),
     "pool check": (),
     "pool recover": (),
     "pool drain": ("local",),
