@@ -468,7 +468,7 @@ class Drive:
             loss = await self._transport.loss(name) or Loss(Kind.HOST_LOST, reason)
         except CutOff as cut:
             link.on_cut_off(self._clock())
-            self._desks[name].on_miss(None, str(cut))
+            self._desks[name].on_cut_off(str(cut))
         else:
             link.on_miss(order, self._clock())
             is_lost = link.health(self._clock()) is Health.LOST

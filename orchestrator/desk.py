@@ -48,6 +48,7 @@ class Desk:
         self.state = HostState.UNKNOWN
         self.reason = ""
         self.alive: frozenset[int] = frozenset()
+        self._is_done = False
         self.loss: Kind | None = None
         self.not_before = 0.0
         self._faults = 0.0
@@ -75,6 +76,7 @@ class Desk:
             state=self.state,
             reason=self.reason,
             alive=self.alive,
+            is_done=self._is_done,
             loss=self.loss,
             set_aside=self._set_aside,
             not_before=self.not_before,
@@ -85,6 +87,7 @@ class Desk:
     def on_down(self, reason: str) -> None:
         """There is no actor to ask: nothing is known until a new one has probed. A quarantine stands."""
         self.alive = frozenset()
+        self._is_done = False
         if self.state is not HostState.QUARANTINED:
             self._to(HostState.UNKNOWN, reason)
 
@@ -99,9 +102,15 @@ class Desk:
         if loss is not None and self.state is not HostState.QUARANTINED:
             self._to(HostState.UNKNOWN, reason)
 
+    def on_cut_off(self, reason: str) -> None:
+        """Nobody could ask it. The newest reason is the one to act on: it may be for a person to mend."""
+        if self.state in {HostState.READY, HostState.BUSY, HostState.SUSPECT}:
+            self._to(HostState.SUSPECT, reason)
+
     def on_observation(self, seen: Observation, now: float) -> None:
         """A fresh answer of the host to this controller."""
         self.loss = None
+        self._is_done = seen.answer is Answer.OBEYED and not (seen.alive or seen.entries)
         if seen.answer is Answer.HELD:
             self.alive = frozenset()
             who = f"held by {seen.held.user} ({seen.held.controller}) since {seen.held.since}" if seen.held else "held"

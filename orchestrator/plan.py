@@ -40,6 +40,7 @@ class HostView(NamedTuple):
     state: HostState
     reason: str = ""
     alive: frozenset[int] = frozenset()  # visits it says it executes
+    is_done: bool = False  # it executes none, and has told all that it has to tell
     loss: Kind | None = None  # what became of it, after enough fresh misses to give up on its visit
     set_aside: str = ""  # why it should be quarantined
     not_before: float = 0.0  # backed off until then
@@ -202,6 +203,9 @@ def _visits(world: World) -> Iterator[Effect]:
                 yield Lose(visit.id, visit.host, Kind.HOST_LOST, f"{visit.host}: {host.reason}")
             elif host.state is HostState.DRAINED and visit.id not in host.alive:
                 yield Lose(visit.id, visit.host, Kind.HOST_LOST, f"{visit.host} starts nothing: {host.reason}")
+            elif visit.state is VisitState.RUNNING and host.is_done:
+                # its last line was lost: nothing will ever tell how it ended
+                yield Lose(visit.id, visit.host, Kind.WORKER_LOST, f"{visit.host} has told all, and not its end")
         elif (
             visit.state is VisitState.LOST
             and host is not None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.events import Probed
+from core.events import Entry, HostFault, Probed
 from core.failures import Kind
 from core.lifecycle import HostState
 from core.protocol import Alive, Answer, HostHeld, Mode, Observation
@@ -37,6 +37,23 @@ def test_desk_at_first_is_unknown_until_a_clean_probe():
     assert (host.state, host.reason) == (HostState.PROBING, "because of environment_mismatch")
     host.on_observation(seen(), now=1)
     assert host.state is HostState.READY
+
+
+def test_desk_of_a_host_knows_that_it_has_told_all_until_it_runs_something_again_or_is_gone():
+    host = desk()
+    entry = Entry(seq=1, at_ns=0, visit=None, body=HostFault(fault="f", detail=""))
+    for said, is_done in (({}, True), ({"alive": [4]}, False), ({"entries": [entry]}, False), ({}, True)):
+        host.on_observation(seen(**said), now=0)
+        assert host.view().is_done is is_done
+    host.on_down("its actor died")
+    assert not host.view().is_done
+
+
+def test_desk_of_a_host_that_nobody_can_ask_gives_the_newest_reason_and_is_not_lost():
+    host = ready()
+    for reason in ("nothing was heard", "its key has changed"):
+        host.on_cut_off(reason)
+        assert (host.state, host.reason, host.loss) == (HostState.SUSPECT, reason, None)
 
 
 def test_desk_without_a_probe_yet_is_not_ready():

@@ -1,5 +1,6 @@
 """The planner: who gets which block, what is given up, and when there is nothing left to do."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,6 +126,15 @@ def test_plan_with_a_drained_host_gives_up_a_visit_it_never_began_and_keeps_one_
 
     assert losses([]) == [(3, "h starts nothing: drained by ann")]
     assert losses([3]) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "is_done", "given_up"),
+    [(VisitState.RUNNING, True, [3]), (VisitState.RUNNING, False, []), (VisitState.LEASED, True, [])],
+)
+def test_plan_with_a_host_that_has_told_all_gives_up_a_visit_whose_end_it_did_not_tell(state, is_done, given_up):
+    effects = plan(world([block()], [host(is_done=is_done)], [OpenVisit(3, 1, "x", "h", state)]), now=0)
+    assert [e.visit for e in effects if isinstance(e, Lose)] == given_up
 
 
 def test_plan_with_a_lost_host_on_a_shared_machine_does_not_hold_up_the_others():

@@ -255,7 +255,7 @@ def a_host_that_was_stopped_reads_its_calls_first(patch: Patch) -> None:
     patch.setattr(sync, "STALLED_S", float("inf"))
 
 
-@rule("I1", "cut_link", "stop_controller")
+@rule("I1", "cut_link", "stop_controller", hosts=(2, 3), how_many=(20, 28), pace=4.0)
 def the_first_finished_wins(patch: Patch) -> None:
     """Off: the last does, where the database lets it."""
     plain = WatchedLedger.ingest
