@@ -677,6 +677,7 @@ def test_what_a_killed_process_left_is_ended_before_the_next_one_starts(host: Ho
     wait_until(lambda: len(bearing(mark)) == 4, what="its children")
     left = [member for member in bearing(mark) if member != pid]
     os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(pid), what="its end")
     assert [member for member in left if is_gone(member)] == []
     assert start(host.agent) != pid
     assert [member for member in left if not is_gone(member)] == []

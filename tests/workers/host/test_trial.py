@@ -72,7 +72,7 @@ def test_trial_that_fails_is_classified_by_its_words(host: Host) -> None:
 def test_trial_that_dies_without_a_word_blames_no_job(host: Host) -> None:
     trouble = host.start("os.kill(os.getpid(), signal.SIGSEGV)")
     assert trouble is not None
-    assert trouble == (Kind.WRONG_DEVICE, "a trial start failed (signal 11 (SIGSEGV))")
+    assert trouble == Trouble(Kind.WRONG_DEVICE, "a trial start failed (signal 11 (SIGSEGV))")
 
 
 def test_trial_that_hangs_is_ended_with_its_children_and_says_so(host: Host) -> None:
