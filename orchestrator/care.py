@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from core.errors import HillclimbError
 from core.protocol import PROTOCOL, Care, Condition, Spoken, Verb
 from core.visit import Deadlines
-from orchestrator.controller import HostDown, HostSilent, no_answer
+from orchestrator.transport import HostDown, HostSilent, no_answer
 
 # An actor that has to be made first needs Ray to start a process: 1-2 s, many times that on a machine under load.
 ANSWER_S = 60.0

@@ -8,11 +8,9 @@ import asyncio
 import getpass
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
-
-from pydantic import ValidationError
+from typing import Any, NoReturn, TypeVar
 
 from core.code import code_hash
 from core.errors import HillclimbError
@@ -20,7 +18,7 @@ from core.failures import MEANING, Kind
 from core.ledger.snapshot import OpenVisit, Snapshot
 from core.ledger.writer import EndedVisit, Ledger
 from core.lifecycle import OPEN_VISITS, HostState, VisitState
-from core.protocol import PROTOCOL, Call, Mode, Observation, Spoken
+from core.protocol import Call, Mode, Observation
 from core.protocol import Controller as Caller
 from core.visit import Visit
 from infra.bundle import Bundle
@@ -31,6 +29,7 @@ from orchestrator.link import ANSWER_S, WAIT_S, Adopt, Dropped, Health, Held, In
 from orchestrator.placing import CODE_CHANGED, Bundles, Placing
 from orchestrator.plan import Assign, Close, Finish, Lose, Pause, Place, Quarantine, TakeBack, World, plan, trouble
 from orchestrator.progress import Progress, visit_line
+from orchestrator.transport import CutOff, HostDown, HostSilent, Loss, OtherVersion, Transport, read_answer
 
 # How often the ledger is looked at for requests of other processes, and backed-off hosts for their time.
 TICK_S = 0.5
@@ -55,70 +54,6 @@ RELEASE_S = 20.0
 
 
 Result = TypeVar("Result")
-
-
-class HostDown(Exception):
-    """The host's actor is dead: another has to be made."""
-
-
-class HostSilent(Exception):
-    """The host's actor cannot be reached now: it may live and work on, so it is left alone."""
-
-
-class OtherVersion(Exception):
-    """The host's actor speaks another protocol."""
-
-    def __init__(self, protocol: int) -> None:
-        super().__init__(f"its actor speaks protocol {protocol}, this hillclimb {PROTOCOL}")
-
-
-class CutOff(Exception):
-    """This controller's own way to every host is gone for now: no host was asked, so none has been silent."""
-
-
-class Loss(NamedTuple):
-    """What became of a host that does not answer, as far as anyone can tell."""
-
-    kind: Kind
-    reason: str
-
-
-class Transport(Protocol):
-    """How calls reach a host: `orchestrator.fleet.Fleet`."""
-
-    async def ensure(self, host: str) -> None:
-        """Finds the host's actor, or makes it. Raises HostDown, HostSilent."""
-        ...
-
-    async def sync(self, host: str, call: str) -> str:
-        """One call of the protocol, both ways as JSON. Raises HostDown, HostSilent."""
-        ...
-
-    async def place(self, host: str, bundle: Bundle) -> None:
-        """Puts a code bundle on the host, where it is not there yet. Raises HostDown, HostSilent, HillclimbError."""
-        ...
-
-    def discard(self, host: str) -> None:
-        """Forgets the host's actor and frees its name."""
-        ...
-
-    async def replace(self, host: str) -> bool:
-        """Ends the host's actor, which is of another version, unless somebody needs it. Returns whether it is gone.
-
-        Raises HostDown, HostSilent.
-        """
-        ...
-
-    async def loss(self, host: str) -> Loss | None:
-        """What is known of the host's end; None when nothing is. Raises CutOff."""
-        ...
-
-    def reallocate(self, host: str) -> Coroutine[Any, Any, str] | None:
-        """Has the pool put another machine in the host's place: "" when that is done, else what went wrong.
-
-        None: this pool cannot.
-        """
-        ...
 
 
 class Drive:
@@ -398,7 +333,7 @@ class Drive:
             poke.cancel()
             if reply.done():
                 try:
-                    wait_s = self._hear(name, _read(reply.result()))
+                    wait_s = self._hear(name, read_answer(reply.result()))
                 except OtherVersion as other:
                     await self._replace_actor(name, str(other))
                 await asyncio.sleep(wait_s)
@@ -551,22 +486,3 @@ class Drive:
             # code that was there may have been removed by hand
             self._placing.forget(ended.host)
             self._outdated |= self._working_tree is None and code_hash() != self._code
-
-
-def _read(text: str) -> Observation:
-    """Raises OtherVersion for what another version says, which may have other words in it; HostSilent for no answer."""
-    try:
-        return Observation.model_validate_json(text)
-    except ValidationError as error:
-        with suppress(ValidationError):
-            spoken = Spoken.model_validate_json(text).protocol
-            if spoken != PROTOCOL:
-                raise OtherVersion(spoken) from None
-        raise no_answer(error) from error
-
-
-def no_answer(error: ValidationError) -> HostSilent:
-    """For words of an actor of this version that are none of its answers."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return HostSilent(f"its actor says what is no answer ({where}: {first['msg']}): please report it")

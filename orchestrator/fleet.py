@@ -18,8 +18,8 @@ from ray.exceptions import ActorDiedError, RayError
 from core.failures import Kind
 from infra.bundle import Bundle
 from infra.pool import RAYLET_LABEL, HostSpec, PoolError
-from orchestrator.controller import HostDown, HostSilent, Loss
 from orchestrator.placing import ONE_CODE
+from orchestrator.transport import HostDown, HostSilent, Loss
 from workers.actor import HostActor, actor_class
 from workers.host.config import HostConfig
 

@@ -30,8 +30,8 @@ from typing import Any
 
 from infra.attach import connect, find
 from infra.pool import HostSpec, PoolError
-from orchestrator.controller import HostDown, HostSilent
 from orchestrator.relayed import SILENCE_S, Answer, Ask, Do, How, Lines, Setup, Wanted, line
+from orchestrator.transport import HostDown, HostSilent
 from workers.host.config import HostConfig
 
 READ_BYTES = 1 << 16

@@ -22,8 +22,8 @@ from pydantic import ValidationError
 
 from infra.pool import PoolError
 from orchestrator.aside import aside, promised
-from orchestrator.controller import HostDown, HostSilent
 from orchestrator.relayed import PING_S, Answer, Ask, Do, How, Lines, Setup, line
+from orchestrator.transport import HostDown, HostSilent
 
 READ_BYTES = 1 << 16
 

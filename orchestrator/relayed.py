@@ -62,8 +62,8 @@ class Ask(Frozen):
 
 class How(StrEnum):
     SAID = "said"
-    DOWN = "down"  # `orchestrator.controller.HostDown`
-    SILENT = "silent"  # `orchestrator.controller.HostSilent`
+    DOWN = "down"  # `orchestrator.transport.HostDown`
+    SILENT = "silent"  # `orchestrator.transport.HostSilent`
     BROKEN = "broken"  # our own bug
 
 

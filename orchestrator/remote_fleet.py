@@ -19,10 +19,10 @@ from infra.bundle import Bundle
 from infra.commands import run_command
 from infra.pool import HostSpec, SshPool
 from orchestrator.aside import aside
-from orchestrator.controller import CutOff, HostDown, HostSilent, Loss
 from orchestrator.relay_link import RelayLink
 from orchestrator.relayed import Do, Setup, Wanted
 from orchestrator.revival import Revival
+from orchestrator.transport import CutOff, HostDown, HostSilent, Loss
 from workers.host.config import HostConfig
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ REALLOCATE_S = 900.0
 
 
 class RemoteFleet:
-    """`orchestrator.controller.Transport` and `orchestrator.care.Reach`. The first `ensure` begins a relay."""
+    """`orchestrator.transport.Transport` and `orchestrator.care.Reach`. The first `ensure` begins a relay."""
 
     def __init__(
         self, pool: SshPool, cluster: "Cluster", config: Callable[[HostSpec], HostConfig], renew: bool = True

@@ -13,7 +13,7 @@ from core.failures import Kind
 from infra.pool import PoolError
 from infra.ssh import SshError
 from orchestrator.aside import aside
-from orchestrator.controller import HostSilent, Loss
+from orchestrator.transport import HostSilent, Loss
 
 # From the end of one look to the beginning of the next: a machine that refuses us is not pestered.
 EVERY_S = 5.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.failures import Kind
-from orchestrator.controller import HostDown
+from orchestrator.transport import HostDown
 from tests.faults.shell import Wire, drive
 from tests.faults.trial import Trial
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.controller import HostSilent
+from orchestrator.transport import HostSilent
 from tests.faults.shell import Wire, drive
 from tests.faults.trial import Trial
 

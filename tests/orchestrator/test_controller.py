@@ -23,11 +23,12 @@ from infra.bundle import Bundle, bundle_of
 from infra.pool import HostSpec, LocalPool, Policy, PoolError
 from infra.sync import place_here
 from orchestrator import link, placing
-from orchestrator.controller import HELD_S, TICK_S, CutOff, Drive, HostDown, HostSilent
+from orchestrator.controller import HELD_S, TICK_S, Drive
 from orchestrator.desk import QUARANTINE_S
 from orchestrator.plan import Finish
 from orchestrator.progress import Progress
 from orchestrator.requests import REFUSED, queue_body
+from orchestrator.transport import CutOff, HostDown, HostSilent
 from tests.orchestrator.test_end_to_end import rows
 from tests.workers.host.metadata_server import FALSE, TRUE, Server
 from workers.host import disk

@@ -9,8 +9,8 @@ from ray.exceptions import RpcError
 from core.visit import Target
 from infra.pool import HostSpec
 from orchestrator import fleet
-from orchestrator.controller import HostSilent
 from orchestrator.fleet import Fleet
+from orchestrator.transport import HostSilent
 from workers.host.config import HostConfig
 
 

@@ -15,8 +15,8 @@ from core.failures import Kind
 from core.protocol import PROTOCOL, Alive, Care, Condition, HostHeld, Verb
 from core.visit import Phase
 from orchestrator.care import Answer, ask, chosen
-from orchestrator.controller import HostDown, HostSilent
 from orchestrator.report import condition
+from orchestrator.transport import HostDown, HostSilent
 from tests.conftest import end_session, session_of, wait_until
 from tests.orchestrator.test_end_to_end import MATRIX, rows, start
 

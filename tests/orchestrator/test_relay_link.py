@@ -15,9 +15,9 @@ import pytest
 from core.protocol import REPLY_BYTES
 from infra.ssh import SshError
 from orchestrator import relay_link
-from orchestrator.controller import HostDown, HostSilent
 from orchestrator.relay_link import PAUSES_S, RelayLink
 from orchestrator.relayed import Do, Setup
+from orchestrator.transport import HostDown, HostSilent
 from tests.conftest import wait_until
 from tests.orchestrator.near import Session
 

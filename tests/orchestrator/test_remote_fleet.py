@@ -18,9 +18,10 @@ from core.matrix import expand
 from core.protocol import Call, Controller, Observation
 from infra.bundle import Bundle
 from infra.pool import PoolError
-from orchestrator.controller import CutOff, Drive, HostDown, HostSilent
+from orchestrator.controller import Drive
 from orchestrator.progress import Progress
 from orchestrator.remote_fleet import RemoteFleet
+from orchestrator.transport import CutOff, HostDown, HostSilent
 from tests.conftest import Cluster, wait_until
 from tests.orchestrator.near import NearCluster, pool
 from tests.orchestrator.test_end_to_end import MATRIX, assert_complete, rows

@@ -9,8 +9,8 @@ from core.failures import Kind
 from infra.pool import PoolError
 from infra.ssh import SshError
 from orchestrator import revival
-from orchestrator.controller import HostSilent
 from orchestrator.revival import EVERY_S, Revival
+from orchestrator.transport import HostSilent
 
 
 class Host:

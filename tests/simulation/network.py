@@ -1,6 +1,6 @@
 """What lies between controllers and actors: calls and replies are lost, doubled, delayed and reordered.
 
-`Wire` is one controller's `orchestrator.controller.Transport`; it fails in the ways Ray does. What was sent is on its
+`Wire` is one controller's `orchestrator.transport.Transport`; it fails in the ways Ray does. What was sent is on its
 way whatever becomes of who sent it: a dead controller's calls still arrive.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from core.failures import Kind
 from core.protocol import Observation
 from infra.bundle import Bundle
-from orchestrator.controller import HostDown, HostSilent, Loss
+from orchestrator.transport import HostDown, HostSilent, Loss
 from tests.simulation.invariants import hold
 from tests.simulation.machine import Actor, Machine
 

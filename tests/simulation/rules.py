@@ -20,10 +20,11 @@ from core.protocol import Call, Mode, Observation
 from core.visit import Visit
 from infra.pool import Policy
 from orchestrator import controller, link, requests
-from orchestrator.controller import Drive, HostDown
+from orchestrator.controller import Drive
 from orchestrator.desk import Desk
 from orchestrator.link import Ingest, Link, Replace
 from orchestrator.plan import Effect, World, plan
+from orchestrator.transport import HostDown
 from tests.simulation import life
 from tests.simulation.life import WatchedLedger
 from tests.simulation.machine import Machine

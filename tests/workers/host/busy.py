@@ -63,7 +63,7 @@ if "--claim" not in rest:
 
 
 class Wire:
-    """Calls reach the host's service in this process (`orchestrator.controller.Transport`)."""
+    """Calls reach the host's service in this process (`orchestrator.transport.Transport`)."""
 
     def __init__(self, root: Path) -> None:
         config = HostConfig(host="h", state=str(root / "state"), target=TPU)
