@@ -1,7 +1,9 @@
 """Ctrl-C, SIGTERM and SIGHUP on every command: it says nothing of Python, leaves nothing at work and a whole ledger."""
 
+import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 
-# What a command is given here; MATRIX stands for a file, JOB for a job's id.
+# What a command is given here; MATRIX and POOL stand for files, JOB for a job's id.
 QUICK = {
     "queue": ("MATRIX",),
     "plan": ("MATRIX",),
@@ -44,9 +46,9 @@ LONG = {
     "run": ("MATRIX",),
     "drive": (),
     "status --follow": (),
-    "pool up": ("--pool", "pool.toml"),
-    "pool status": ("--pool", "pool.toml"),
-    "pool down": ("--pool", "pool.toml"),
+    "pool up": ("--pool", "POOL"),
+    "pool status": ("--pool", "POOL"),
+    "pool down": ("--pool", "POOL"),
     "pool check": (),
     "pool recover": (),
     "pool drain": ("local",),
@@ -75,16 +77,30 @@ def queued(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     return trial
 
 
-def start(queued: Trial, root: Path, command: str, given: tuple[str, ...]) -> tuple[subprocess.Popen[str], Path]:
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file of an ssh pool whose only host accepts a connection and never says a word."""
+    pool = tmp_path_factory.mktemp("silent") / "pool.toml"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address, port = server.getsockname()
+        host = f'[hosts.one]\naddress = "{address}"\nport = {port}\n'
+        pool.write_text(f'kind = "ssh"\naccelerator = "cpu"\nuser = "ann"\n{host}')
+        yield pool
+
+
+def start(
+    queued: Trial, pool: Path, root: Path, command: str, given: tuple[str, ...]
+) -> tuple[subprocess.Popen[str], Path]:
     """The command on a copy of the ledger, in a session of its own."""
     root.mkdir()
     ledger = root / "ledger.db"
     shutil.copy(queued.ledger, ledger)
     ((job, *_), *_) = queued.rows("SELECT id FROM job")
-    stands_for = {"MATRIX": str(queued.matrix), "JOB": job}
+    stands_for = {"MATRIX": str(queued.matrix), "POOL": str(pool), "JOB": job}
     words = [*command.split(), *(stands_for.get(word, word) for word in given)]
     process = subprocess.Popen(
-        [BIN / "hillclimb", *words, "--ledger", ledger],
+        [BIN / "hillclimb", *words],
+        env=os.environ | {"HILLCLIMB_LEDGER": str(ledger)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -104,10 +120,10 @@ def handles_signals(process: subprocess.Popen[str]) -> bool:
 @pytest.mark.parametrize("command", [*QUICK, *LONG])
 @pytest.mark.usefixtures("state")
 def test_command_interrupted_early_ends_as_interrupted_or_done_and_leaves_a_whole_ledger(
-    queued: Trial, tmp_path: Path, command: str
+    queued: Trial, silent: Path, tmp_path: Path, command: str
 ) -> None:
     given = QUICK.get(command) or LONG.get(command) or ()
-    processes = {number: start(queued, tmp_path / number.name, command, given) for number in CODES}
+    processes = {number: start(queued, silent, tmp_path / number.name, command, given) for number in CODES}
     for number, (process, _) in processes.items():
         wait_until(lambda process=process: handles_signals(process), 60, f"the handlers of {command}")
         process.send_signal(number)
