@@ -17,13 +17,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from core.protocol import HostHeld
-from infra import raylet
+from infra import agreement, raylet
 from infra.agent import RemoteError, Running
 from infra.bundle import Bundle
 from infra.errands import REACH, ROOM
@@ -36,9 +35,6 @@ from infra.station import Ready, Station, Survey, Versions
 # The names of our processes on a machine, and the servers of Ray that live in each.
 HEAD, RAYLET = "head", "raylet"
 SERVERS = {HEAD: {"gcs_server", "raylet"}, RAYLET: {"raylet"}}
-
-# The name of the host whose root it is, and the mark of a pool that is to stay down: files of the root.
-SIGNATURE, DOWN = "run/host", "run/down"
 
 # Ray ends its own within 5 s; what is left after this is killed.
 GRACE_S = 20.0
@@ -207,9 +203,9 @@ class Cluster:
             for name in self._specs.keys() - self.failed.keys():
                 self._leave_out(name, PoolError(f"Ray's head is on {self._head_station.name}: {silent}"))
             return
-        self._refuse_twins(boots)
+        agreement.refuse_twins([spec for name, spec in self._specs.items() if name in boots], boots)
         if self._starts:
-            self._claim([station for station in self._every() if station.name in boots])
+            agreement.claim([station for station in self._every() if station.name in boots], self._pool.root)
         with threads(1 + len(self._specs)) as executor:
             finding = executor.submit(self._find_head)
             joining = {name: executor.submit(self._join_found, name, finding) for name in self._specs if name in boots}
@@ -218,32 +214,6 @@ class Cluster:
                 if isinstance(error := outcome(future), PoolError):
                     self._leave_out(name, error)
         self.hosts = [spec for name, spec in self._specs.items() if name not in self.failed]
-
-    def _refuse_twins(self, boots: Mapping[str, str]) -> None:
-        """Two hosts that say nothing of it are not one machine: they would measure each other."""
-        seen: dict[str, HostSpec] = {}
-        for name, spec in self._specs.items():
-            if (boot := boots.get(name)) is not None:
-                other = seen.setdefault(boot, spec)
-                if other.machine != spec.machine:
-                    raise PoolError(
-                        f"hosts.{name} and hosts.{other.name} are one machine (they were booted as one): leave one of "
-                        'them out, or, if they are containers on it, give both the same `machine = "…"`'
-                    )
-
-    def _claim(self, stations: list[Station]) -> None:
-        """Each root is one machine's: what is written there on one is not found on another. Raises PoolError.
-
-        From here on the pool is not down any more.
-        """
-        # what goes wrong here is told when the host is joined
-        side_by_side({station.name: partial(_sign, station) for station in stations})
-        for name, said in side_by_side({station.name: partial(_signed, station) for station in stations}).items():
-            if isinstance(said, str) and said != name and said in {station.name for station in stations}:
-                raise PoolError(
-                    f"{name} and {said} have one directory as their root, {self._pool.root}: set `root` to one that "
-                    "is on a disk of each machine's own"
-                )
 
     def _find_head(self) -> Head | None:
         """The head, started where there is none. None when it may not be. Raises PoolError."""
@@ -305,7 +275,7 @@ class Cluster:
             if running is None and not self._starts:
                 raise PoolError(NOT_UP)
             ready = self._ready(station, RAYLET)
-            self._refuse_unlike(ready, head)
+            agreement.refuse_unlike(ready, head.ready, self._head_station.name)
             wanted = {
                 "head": head.word,
                 "ray": ready.versions.ray,
@@ -338,27 +308,6 @@ class Cluster:
         folder = f"{station.scratch()}/r"
         command = raylet.raylet(ready.python, head.address, ready.facts.address, folder, spec, word)
         return self._start(station, RAYLET, command, {**settings, "word": word})
-
-    def _refuse_unlike(self, ready: Ready, head: Head) -> None:
-        """Machines that Ray would not have in one cluster, or that would not find each other in it."""
-        there = self._head_station.name
-        if ready.versions != head.ready.versions:
-            raise PoolError(
-                f"it has {ready.versions}, the head on {there} {head.ready.versions}, and they must be equal: use the "
-                "same `python` on both, or leave `python` out on both"
-            )
-        if ready.facts.arch != head.ready.facts.arch:
-            raise PoolError(
-                f"it is {ready.facts.arch}, the head on {there} {head.ready.facts.arch}, and one Ray is of one: make a "
-                "pool of each, or choose another `head`"
-            )
-        ours, heads = ready.facts.address, head.ready.facts.address
-        if ip_address(ours).is_loopback != ip_address(heads).is_loopback:
-            local, other = (self._head_station.name, heads) if ip_address(heads).is_loopback else ("it", ours)
-            raise PoolError(
-                f"SSH reaches {local} at {other}, where no other machine does: write an address that the pool's "
-                "machines know it by"
-            )
 
     def _give_token(self, station: Station, secret: str) -> None:
         if not station.agent.exists("token") or station.agent.read("token").decode() != secret:
@@ -406,7 +355,7 @@ class Cluster:
         return False
 
     def _start(self, station: Station, name: str, command: list[str], info: Mapping[str, object]) -> Running:
-        if station.agent.exists(DOWN):
+        if station.agent.exists(agreement.DOWN):
             raise PoolError("somebody took the pool down: `hillclimb pool up` brings it up again")
         began = time.monotonic()
         station.errand(ROOM, station.scratch())
@@ -481,17 +430,6 @@ class Cluster:
     def _say(self, name: str, line: str) -> None:
         with self._telling:
             self._tell(f"{name}: {line}")
-
-
-def _sign(station: Station) -> None:
-    if station.agent.exists(DOWN):
-        station.agent.run(["rm", "-f", station.path(DOWN)])
-    if not station.agent.exists(SIGNATURE) or _signed(station) != station.name:
-        station.agent.put(SIGNATURE, station.name.encode())
-
-
-def _signed(station: Station) -> str:
-    return station.agent.read(SIGNATURE).decode(errors="replace")
 
 
 def is_whole(name: str, running: Running, survey: Survey) -> bool:

@@ -11,7 +11,8 @@ from functools import partial
 from typing import NamedTuple
 
 from infra.agent import Facts, Running
-from infra.cluster import DOWN, GRACE_S, HEAD, NOT_UP, RAYLET, PoolInUse, is_whole, user_in
+from infra.agreement import DOWN
+from infra.cluster import GRACE_S, HEAD, NOT_UP, RAYLET, PoolInUse, is_whole, user_in
 from infra.commands import run_command
 from infra.parallel import side_by_side
 from infra.pool import PoolError, SshPool
@@ -132,7 +133,8 @@ def standing(name: str, seen: Seen | PoolError, head: Running | PoolError | None
     if raylet is None:
         return Standing(name, State.DOWN, NOT_UP, seen)
     if isinstance(head, PoolError):
-        return Standing(name, State.STRAY, f"the head's machine does not answer: {head}", seen)
+        # a raylet that has lost its head ends itself in time
+        return Standing(name, State.UP, f"whether it still has its head is not known: {head}", seen)
     if head is None or raylet.info["head"] != head.info["word"]:
         return Standing(name, State.STRAY, "its Ray has lost its head: `hillclimb pool up` starts it anew", seen)
     return Standing(name, State.UP, "", seen)

@@ -49,7 +49,7 @@ BOB = json.dumps({"user": "bob", "controller": "desk:7", "since": "noon"})
         (Seen(FACTS, SURVEY, None, None), HEAD, State.DOWN, "`hillclimb pool up`"),
         (Seen(FACTS, SURVEY, None, RAYLET), None, State.STRAY, "`hillclimb pool up`"),
         (Seen(FACTS, SURVEY, None, RAYLET), HEAD._replace(info={"word": "v"}), State.STRAY, "`hillclimb pool up`"),
-        (Seen(FACTS, SURVEY, None, RAYLET), PoolError("no route"), State.STRAY, "does not answer: no route"),
+        (Seen(FACTS, SURVEY, None, RAYLET), PoolError("no route"), State.UP, "head is not known: no route"),
         (Seen(FACTS, SURVEY._replace(holder=BOB), None, RAYLET), None, State.IN_USE, "bob (desk:7) has it since noon"),
         (Seen(FACTS, SURVEY._replace(holder="?"), None, RAYLET), HEAD, State.IN_USE, "in use"),
         (PoolError("one: connection refused"), HEAD, State.SILENT, "connection refused"),
