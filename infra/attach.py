@@ -5,7 +5,7 @@ import os
 import socket
 from pathlib import Path
 
-from infra import accelerator
+from infra import accelerator, raylet
 from infra.pool import HOST_LABEL, HostSpec, PoolError, RayPool
 
 # A head that is up accepts a connection at once, on another continent within a second.
@@ -49,11 +49,7 @@ def connect(address: str, token: Path) -> None:
     """Makes this process a driver of the cluster whose head is at `address`, with its token file. Raises PoolError."""
     # Ray looks for a head that is not there for two minutes
     find(address)
-    os.environ |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
+    os.environ |= raylet.member(str(token))
     import ray
 
     try:

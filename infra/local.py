@@ -4,11 +4,9 @@ import logging
 import os
 
 from core.visit import Platform, Target
+from infra import raylet
 from infra.pool import HostSpec, LocalPool, PoolError
 from infra.state import state_dir, token_file
-
-# Ray's smallest object store: hosts talk in short texts, and arrays never leave a runner.
-OBJECT_STORE_BYTES = 80 * 2**20
 
 
 def start(pool: LocalPool) -> list[HostSpec]:
@@ -16,13 +14,8 @@ def start(pool: LocalPool) -> list[HostSpec]:
 
     Raises PoolError.
     """
-    os.environ |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_file(state_dir() / "local.token")),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # or hosts, and what they run, would yield to everything else on the machine
-        "RAY_worker_niceness": "0",
-    }
+    # niceness: or hosts, and what they run, would yield to everything else on the machine
+    os.environ |= raylet.member(str(token_file(state_dir() / "local.token"))) | {"RAY_worker_niceness": "0"}
     # an address in the environment would make ray.init join that cluster
     os.environ.pop("RAY_ADDRESS", None)
     import ray
@@ -33,7 +26,7 @@ def start(pool: LocalPool) -> list[HostSpec]:
             namespace="hillclimb",
             num_cpus=1,
             num_gpus=0,
-            object_store_memory=OBJECT_STORE_BYTES,
+            object_store_memory=raylet.OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

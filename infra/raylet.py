@@ -26,6 +26,20 @@ OBJECT_STORE_BYTES = 80_000_000
 # as many periods.
 HEALTH_CHECK_PERIOD_S = 3.0
 
+# A connection on which nothing sent was acknowledged for so long is given up for a new one. Ray's default is 120 s, in
+# which TCP repeats itself ever more seldom: after a cut of 30 s nothing would be heard for another 30.
+UNACKNOWLEDGED_S = 5.0
+
+
+def member(token: str) -> dict[str, str]:
+    """Environment of every process that takes part in a Ray. `token`: path of the token file there."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_grpc_client_keepalive_timeout_ms": str(round(1000 * UNACKNOWLEDGED_S)),
+    }
+
 
 def environment(token: str, orphan_s: float) -> dict[str, str]:
     """Of every Ray process of a pool. `token`: path of the token file there.
@@ -33,10 +47,7 @@ def environment(token: str, orphan_s: float) -> dict[str, str]:
     `orphan_s`: how long a host works on alone. Ray waits for twice that: neither clock begins with the other.
     """
     patience_s = 2 * orphan_s
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": token,
-        "RAY_USAGE_STATS_ENABLED": "0",
+    return member(token) | {
         # or one that is to end would wait 30 s for actors that know nothing of it, and be called preempted
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # or hosts, and what they run, would yield to everything else on the machine
