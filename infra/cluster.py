@@ -136,8 +136,7 @@ class Cluster:
         """
         station, head = self._head_station, self._current_head()
         code = {"PYTHONPATH": station.path("bundles", head.ready.bundle)}
-        # -P: or it would import what lies in the home it starts in
-        return station.become([head.ready.python, "-P", "-m", "orchestrator.relay"], self._environment(station) | code)
+        return station.become([head.ready.python, "-m", "orchestrator.relay"], self._environment(station) | code)
 
     # -- one host -----------------------------------------------------------------------------------------------------
 

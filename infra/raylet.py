@@ -1,4 +1,4 @@
-"""How Ray's processes of an ssh pool are started: arguments and environment of the head, of raylets, of a driver.
+"""How processes of Ray are started: the environment of all, the arguments of an ssh pool's head and raylets.
 
 Pure. A pool's health checks are set slower than its hosts' patience: a node that Ray has declared dead kills its actor
 and runner when the link heals. The token is named in every environment: Ray 2.60 asks for one only where it is told to.
@@ -52,6 +52,8 @@ def environment(token: str, orphan_s: float) -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # or hosts, and what they run, would yield to everything else on the machine
         "RAY_worker_niceness": "0",
+        # or what Ray starts would import what lies in the home it starts in
+        "PYTHONSAFEPATH": "1",
         # or an actor that asks for no accelerator, as ours does, could see none
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_health_check_failure_threshold": str(math.ceil(patience_s / HEALTH_CHECK_PERIOD_S)),
@@ -106,8 +108,7 @@ def _start(python: str, folder: str) -> Sequence[str]:
     stays in their log files: no driver of ours shows it.
     """
     return (
-        # -P: or it would import what lies in the home it starts in
-        *(python, "-P", "-m", "ray.scripts.scripts", "start", "--block", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+        *(python, "-m", "ray.scripts.scripts", "start", "--block", f"--object-store-memory={OBJECT_STORE_BYTES}"),
         *(f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
         "--include-log-monitor=false",
     )

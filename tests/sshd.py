@@ -96,7 +96,7 @@ class Sshd:
         return Path(f"{key}.pub").read_text()
 
     def machine(self, **fields: object) -> Machine:
-        return Machine(**{"name": "m", "address": "127.0.0.1", "port": self.port} | fields)  # type: ignore[arg-type]
+        return Machine.model_validate({"name": "m", "address": "127.0.0.1", "port": self.port} | fields)
 
     def sessions(self) -> list[int]:
         """The processes of sshd that serve a connection each."""

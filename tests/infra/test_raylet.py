@@ -1,6 +1,8 @@
 """How Ray's processes are started: patient for longer than hosts, on ports of their own, pinned by our label."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -31,11 +33,19 @@ def test_period_of_health_checks_is_rays_own() -> None:
     assert Config.health_check_period_ms() == raylet.HEALTH_CHECK_PERIOD_S * 1000
 
 
+def test_connections_of_ray_are_given_up_as_soon_as_we_say() -> None:
+    ask = "from ray._raylet import Config; print(Config.grpc_client_keepalive_timeout_ms())"
+    asked = subprocess.run(
+        [sys.executable, "-c", ask], env=raylet.member("/token"), capture_output=True, text=True, check=True
+    )
+    assert float(asked.stdout) == raylet.UNACKNOWLEDGED_S * 1000
+
+
 def test_raylet_carries_our_labels_and_those_of_the_pool_and_a_word_of_its_own() -> None:
     command = raylet.raylet("/py", "10.0.0.1:6000", "10.0.0.2", "/tmp/x/r", spec(Target()), "0123")
     labels = dict(pair.split("=") for pair in options(command)["labels"].split(","))
     assert labels == {"rack": "7", HOST_LABEL: "a", "hillclimb-machine": "m", RAYLET_LABEL: "0123"}
-    assert command[:4] == ["/py", "-P", "-m", "ray.scripts.scripts"]
+    assert command[:3] == ["/py", "-m", "ray.scripts.scripts"]
     assert options(command)["address"] == "10.0.0.1:6000"
     assert options(command)["node-ip-address"] == "10.0.0.2"
 

@@ -187,7 +187,7 @@ def test_actor_is_given_its_code_and_outlives_every_relay(cluster: Cluster, near
 def test_relay_has_actors_look_for_modules_nowhere_but_in_its_own_code(tmp_path: Path) -> None:
     """They look first in the directory that their driver is in."""
     setup = Setup(address="127.0.0.1:1", token="/none", hosts=())
-    command = [sys.executable, "-P", "-m", "orchestrator.relay"]
+    command = [sys.executable, "-m", "orchestrator.relay"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE

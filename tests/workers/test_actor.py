@@ -81,9 +81,11 @@ class Driver:
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator[Driver]:
     made = Driver(tmp_path)
-    yield made
-    made.process.communicate(timeout=60)
-    end_session(made.process.pid)
+    try:
+        yield made
+        made.process.communicate(timeout=60)
+    finally:
+        end_session(made.process)
 
 
 class Client:
