@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from infra import accelerator, raylet
-from infra.pool import HOST_LABEL, HostSpec, PoolError, RayPool
+from infra.pool import HOST_LABEL, HostSpec, PoolError, RayPool, Unreachable
 
 # A head that is up accepts a connection at once, on another continent within a second.
 CONNECT_S = 5.0
@@ -56,16 +56,16 @@ def connect(address: str, token: Path) -> None:
         ray.init(address=address, namespace="hillclimb", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as e:
         first_line = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise PoolError(f"no Ray cluster answers at {address}: {first_line}") from e
+        raise Unreachable(f"no Ray cluster answers at {address}: {first_line}") from e
 
 
 def find(address: str) -> None:
-    """Something listens there. Raises PoolError."""
+    """Something listens there. Raises Unreachable."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except OSError as e:
-        raise PoolError(f"nothing answers at address = {address!r} ({e}): start the cluster, or correct it") from e
+        raise Unreachable(f"nothing answers at address = {address!r} ({e}): start the cluster, or correct it") from e
 
 
 def _token(pool: RayPool) -> Path:

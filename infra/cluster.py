@@ -27,7 +27,7 @@ from infra.agent import RemoteError, Running
 from infra.bundle import Bundle
 from infra.errands import REACH, ROOM
 from infra.parallel import outcome, side_by_side, threads
-from infra.pool import HostSpec, Machine, PoolError, SshPool
+from infra.pool import HostSpec, Machine, PoolError, SshPool, Unreachable
 from infra.ssh import Process, SshError
 from infra.state import HOST_LOCK
 from infra.station import Ready, Station, Survey, Versions
@@ -198,7 +198,7 @@ class Cluster:
                 boots[name] = facts.boot
         if silent := self.failed.get(self._head_station.name):
             if self._starts:
-                raise PoolError(f"Ray's head is to run on {self._head_station.name}: {silent}")
+                raise Unreachable(f"Ray's head is to run on {self._head_station.name}: {silent}")
             for name in self._specs.keys() - self.failed.keys():
                 self._leave_out(name, PoolError(f"Ray's head is on {self._head_station.name}: {silent}"))
             return

@@ -232,6 +232,12 @@ class PoolError(HillclimbError):
     """A pool that cannot be read or reached: says which, and what to do."""
 
 
+class Unreachable(PoolError):
+    """Nothing is wrong with what was asked, but nothing of the pool answers or works now."""
+
+    exit_code = 6
+
+
 def read_pool(name: str) -> Pool:
     """The pool called `local`, or the one a TOML file describes. Raises PoolError."""
     if name == "local":

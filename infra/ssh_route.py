@@ -15,7 +15,7 @@ from paramiko.config import SSHConfig, SSHConfigDict
 from paramiko.ssh_exception import ConfigParseError, CouldNotCanonicalize
 
 from infra.fields import destination
-from infra.pool import Machine, PoolError
+from infra.pool import Machine, PoolError, Unreachable
 
 # A host that is up says who it is within a second on another continent; one that is slow to start a session in five.
 CONNECT_S = 10.0
@@ -30,7 +30,7 @@ MATCH_EXEC = "HillclimbMatchExec"
 IDENTITIES = ("id_rsa", "id_ecdsa", "id_ed25519")
 
 
-class SshError(PoolError):
+class SshError(Unreachable):
     """A machine that SSH does not reach, or no longer: says which one, why, and what to do."""
 
 

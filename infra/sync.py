@@ -43,6 +43,9 @@ _MAKE_S = YOUNG_S
 _IMPORT_S = 600.0
 _UV_S = 60.0
 
+# Somebody may be measuring there.
+GENTLY = ("nice", "-n", "19")
+
 # What hosts and a head import; a revision may be older than the relay. The path begins with the bundle in place of the
 # directory this is started in, which may hold anything. No accelerator is touched: JAX looks for one when it is asked.
 _IMPORT = """
@@ -126,7 +129,7 @@ def _make(agent: Agent, environment: Environment, index: str, say: Callable[[str
     text = Path(__file__).with_name("make_venv.py").read_text()
     # the index may hold a password: everybody on a host can read the arguments of a process, not its environment
     ran = agent.run(
-        [facts.executable, "-I", "-c", text, json.dumps(arguments)],
+        [*GENTLY, facts.executable, "-I", "-c", text, json.dumps(arguments)],
         {"UV_DEFAULT_INDEX": index} if index else {},
         timeout_s=_MAKE_S,
     )
@@ -149,7 +152,7 @@ def _told(said: str, index: str) -> str:
 def _versions(agent: Agent, interpreter: str, folder: str) -> str:
     """What the interpreter runs the bundle with. Raises PoolError unless it can."""
     try:
-        ran = agent.run([interpreter, "-c", _IMPORT, folder], {"JAX_PLATFORMS": "cpu"}, timeout_s=_IMPORT_S)
+        ran = agent.run([*GENTLY, interpreter, "-c", _IMPORT, folder], {"JAX_PLATFORMS": "cpu"}, timeout_s=_IMPORT_S)
         said = ran.stdout.strip().splitlines()
         if ran.returncode == 0 and said:
             return said[-1]

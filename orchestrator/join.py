@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from core.code import code_hash
 from core.errors import HillclimbError
 from infra import attach, local
-from infra.pool import HostSpec, LocalPool, Policy, Pool, PoolError, RayPool, SshPool
+from infra.pool import HostSpec, LocalPool, Policy, Pool, RayPool, SshPool, Unreachable
 from infra.state import HOST_LOCK, state_dir
 from orchestrator.placing import CODE_CHANGED
 from workers.host.config import HostConfig
@@ -88,7 +88,7 @@ def _over_ssh(pool: SshPool, say: Callable[[str], None], start: bool, code: str)
             cluster.attach()
         if start and not cluster.hosts:
             reasons = "; ".join(f"{name}: {why}" for name, why in cluster.failed.items())
-            raise PoolError(f"no host of the pool is up: {reasons}")
+            raise Unreachable(f"no host of the pool is up: {reasons}")
 
         def config(host: HostSpec) -> HostConfig:
             return _config(pool, host, **cluster.paths(host.name)._asdict(), preemption=pool.preemption)

@@ -19,6 +19,7 @@ from infra.pool import (
     RayPool,
     SshHost,
     SshPool,
+    Unreachable,
     read_pool,
 )
 from infra.state import state_dir, token_file
@@ -142,7 +143,7 @@ def test_a_ray_pool_without_a_cluster_or_a_token_is_refused_at_once(
     with pytest.raises(PoolError, match="no such file"):
         check(RayPool(kind="ray", address="127.0.0.1:1", token=str(tmp_path / "none")))
     token = token_file(tmp_path / "token")
-    with pytest.raises(PoolError, match="nothing answers"):
+    with pytest.raises(Unreachable, match="nothing answers"):
         check(RayPool(kind="ray", address="127.0.0.1:1", token=str(token)))
     token.chmod(0o644)
     with pytest.raises(PoolError, match="chmod 600"):

@@ -420,6 +420,13 @@ def test_place_for_an_interpreter_that_lacks_a_dependency_names_it(host: Host, c
     assert host.holds("bundles") == {bundle.id}
 
 
+def test_place_yields_to_what_is_measured_there(host: Host, code: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "nice"
+    tells = f"import os\nopen({str(seen)!r}, 'w').write(str(os.nice(0)))\n"
+    host.place(bundle_of("", write(code, {"workers/actor.py": tells})))
+    assert seen.read_text() == "19"
+
+
 def age(host: Host) -> None:
     """Everything there was placed two hours ago."""
     for folder in ("bundles", "envs"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.visit import Target
-from infra.pool import HostSpec, LocalPool, PoolError, RayPool, SshPool
+from infra.pool import HostSpec, LocalPool, RayPool, SshPool, Unreachable
 from infra.state import HOST_LOCK
 from orchestrator.join import configs, join
 
@@ -42,8 +42,9 @@ def deaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshPool]:
 
 
 def test_pool_that_nobody_answers_for_is_not_brought_up(deaf: SshPool) -> None:
-    with pytest.raises(PoolError, match=r"one.*refused"), join(deaf, print):
+    with pytest.raises(Unreachable, match=r"one.*refused") as e, join(deaf, print):
         raise AssertionError("a pool without a host was joined")
+    assert e.value.exit_code == 6
 
 
 def test_pool_that_nobody_answers_for_can_be_looked_at(deaf: SshPool) -> None:

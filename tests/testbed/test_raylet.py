@@ -41,3 +41,22 @@ def test_raylet_killed_under_a_visit_is_started_again_and_the_visit_repeated(
 
 def _is_of_a_host(argv: tuple[str, ...]) -> bool:
     return "hillclimb-host" in " ".join(argv)
+
+
+@pytest.mark.soak
+def test_head_killed_under_visits_is_started_again_and_each_block_is_measured(
+    bed: Testbed, trial: Callable[..., Trial], record_property: Record
+) -> None:
+    """With Ray's head all raylets are of no use any more, nor what runs under them."""
+    one = trial(groups=2, blocks=3, sleep_s=1.0)
+    driver = one.start()
+    visits = [one.until_a_runner_measures(host).visit for host in ("one", "two")]
+    (head,) = [found.pid for found in bed["one"].processes("gcs_server")]
+    os.kill(head, signal.SIGKILL)
+    since = time.monotonic()
+    for host in ("one", "two"):
+        one.until("SELECT 1 FROM event WHERE event = 'runner_began' AND host = ? AND visit > ?", host, max(visits))
+        record_property(f"{host}_at_work_again_after_s", round(time.monotonic() - since, 2))
+    assert driver.wait(ENDS_S) == 0, one.said
+    one.assert_complete()
+    assert {state for number, _, state, _ in one.visits() if number > max(visits)} == {"finished"}
