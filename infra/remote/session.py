@@ -47,6 +47,11 @@ class Session:
 
     def look(self) -> dict[str, Any]:
         there = next(path for path in (self._root, *self._root.parents) if path.exists())
+        if there == self._root and (there.stat().st_uid != os.getuid() or there.stat().st_mode & 0o022):
+            # who writes there has its code run as us
+            raise Refused(
+                f"{there} is another user's, or others may write there: `chmod go-w` it, or set another `root`"
+            )
         disk = os.statvfs(there)
         try:
             user = pwd.getpwuid(os.getuid()).pw_name

@@ -751,3 +751,18 @@ def test_pruning_keeps_what_is_named_new_young_or_in_use(host: Host) -> None:
     assert set(host.agent.prune(["kept"], 1, 0.0)) == {
         str(host.root / path) for path in ("bundles/used", "bundles/used.python", "envs/e-used", "bundles/young")
     }
+
+
+only_root_gives_away = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives directories away")
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(-1, 0o770), pytest.param(4711, 0o700, marks=only_root_gives_away)])
+def test_root_where_others_could_put_code_is_refused(host: Host, owner: int, mode: int) -> None:
+    host.root.mkdir(mode=0o700, exist_ok=True)
+    host.root.chmod(mode)
+    os.chown(host.root, owner, -1)
+    with pytest.raises(RemoteError, match="is another user's, or others may write there"):
+        host.agent.look()
+    os.chown(host.root, os.getuid(), -1)
+    host.root.chmod(0o700)
+    assert host.agent.look().root == str(host.root)
