@@ -62,7 +62,7 @@ def bundle_of(revision: str, root: Path = _ROOT) -> Bundle:
     return _pack(files, head, _difference(at_commit(root, head), files))
 
 
-# a visit's arms ask for the same few again and again
+# queueing makes sure of it, and driving takes it
 @lru_cache(maxsize=8)
 def _bundle_of_commit(commit: str, root: Path) -> Bundle:
     return _pack(at_commit(root, commit), commit, "")

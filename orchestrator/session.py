@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 from collections.abc import Mapping
+from functools import cache
 from time import monotonic
 from typing import Any
 
@@ -71,6 +72,8 @@ async def _drive(
     ledger: Ledger, pool: Pool, joined: Joined, scope: set[str] | None, progress: Progress, code: str
 ) -> tuple[Finish, list[signal.Signals]]:
 
+    # commits stay what they are, and every visit asks for the same few
+    @cache
     def bundles(revision: str) -> Bundle | None:
         return bundle_of(revision) if revision else joined.bundle
 
