@@ -1,4 +1,4 @@
-"""Which bundles and environments on a host nobody needs any more.
+"""Which bundles, environments and tools on a host nobody needs any more.
 
 A bundle is bundles/ID with its marks, which name interpreters: bundles/ID.python that of its environment, envs/…, and
 bundles/ID.….python one of the host's own. Others may prune at the same time: what they have removed is gone.
@@ -22,8 +22,9 @@ def prune(root: Path, keep: Iterable[str], newest: int, young_s: float) -> list[
     """Removes what is unused; returns the paths.
 
     A bundle stays that is in `keep`, whose mark is among the `newest`, or that a living process names; an environment
-    that is in `keep`, that a mark of a staying bundle names, or a living process. What is younger than `young_s`
-    stays: somebody may be at work on it, and a mark is as old as the last use of its bundle.
+    that is in `keep`, that a mark of a staying bundle names, or a living process; of the tools, which make
+    environments, the newest. What is younger than `young_s` stays: somebody may be at work on it, and a mark is as old
+    as the last use of its bundle.
     """
     bundles, envs = _listed(root / "bundles"), _listed(root / "envs")
     used = b"\0".join(told(pid, what) for pid in everyone() for what in ("cmdline", "environ", "maps"))
@@ -44,6 +45,8 @@ def prune(root: Path, keep: Iterable[str], newest: int, young_s: float) -> list[
     unused = [mark for mark in marks if _bundle(mark) not in kept]
     unused += [path for path in bundles if path not in marks and path not in kept]
     unused += [env for env in envs if env not in kept_envs]
+    tools = sorted(_listed(root / "bin"), key=_changed_at)
+    unused += [tool for tool in tools[:-1] if not stays(tool)]
     removed = []
     for path in unused:
         # out of the way at once: nobody finds half of it

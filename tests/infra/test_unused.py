@@ -71,3 +71,13 @@ def test_pruning_counts_bundles_however_many_marks_they_have(tmp_path: Path) -> 
         "b",
         "b.python",
     }
+
+
+def test_pruning_leaves_the_newest_tool_and_those_at_work(tmp_path: Path) -> None:
+    for when, name in enumerate(("uv-old", "uv-used", "uv-new"), 1):
+        (tmp_path / "bin" / name).mkdir(parents=True)
+        os.utime(tmp_path / "bin" / name, (when, when))
+    with subprocess.Popen(["sh", "-c", "read _", str(tmp_path / "bin" / "uv-used")], stdin=subprocess.PIPE):
+        removed = prune(tmp_path, [], 0, 3600.0)
+    assert removed == [str(tmp_path / "bin" / "uv-old")]
+    assert {path.name for path in (tmp_path / "bin").iterdir()} == {"uv-used", "uv-new"}
