@@ -78,6 +78,11 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
+def actors(bed: Testbed) -> set[tuple[str, int]]:
+    """Host and pid."""
+    return {(host, found.pid) for host in ("one", "two") for found in bed[host].processes("ray::HostActor")}
+
+
 def test_actor_of_an_older_protocol_is_replaced_when_its_controller_has_been_silent_for_long(
     bed: Testbed, trial: Callable[..., Trial], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -85,12 +90,15 @@ def test_actor_of_an_older_protocol_is_replaced_when_its_controller_has_been_sil
     pool = bed.pool_file("older", root="~/older", orphan_s=ORPHAN_S)
     assert bed.ann.says("pool", "up", "--pool", pool).returncode == 0
     one = trial(pool, groups=2, blocks=1, sleep_s=ORPHAN_S)
+    # another pool's may be there
+    others = actors(bed)
     newer = one.environment
     one.environment = {**newer, "PYTHONPATH": str(checkout(tmp_path / "older"))}
     first = one.start()
     for host in ("one", "two"):
         one.until_a_runner_measures(host)
-    actors = {host: bed[host].processes("ray::HostActor") for host in ("one", "two")}
+    older = actors(bed) - others
+    assert {host for host, _ in older} == {"one", "two"}
     one.kill(first)
     killed = time.monotonic()
     one.environment = newer
@@ -101,8 +109,7 @@ def test_actor_of_an_older_protocol_is_replaced_when_its_controller_has_been_sil
     assert time.monotonic() - killed > ORPHAN_S
     assert second.wait(ENDS_S) == 0, one.said
     one.assert_complete()
-    for host, before in actors.items():
-        assert not {process.pid for process in before} & {process.pid for process in bed[host].processes()}
+    assert not older & actors(bed)
     assert {state for number, _, state, _ in one.visits() if number > 2} == {"finished"}
     assert len(one.visits()) == 4
     assert bed.ann.says("pool", "down", "--pool", pool).returncode == 0
