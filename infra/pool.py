@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from core.errors import HillclimbError
 from core.model import Frozen
-from core.visit import Deadlines, Target
+from core.visit import Deadlines, Platform, Target
 from infra import accelerator, fields, template
 from infra.complaint import complaint, dotted
 
@@ -192,6 +192,12 @@ class SshPool(Policy, Access):
             if not (self.hosts[name].accelerator or self.accelerator):
                 key = dotted("hosts", name, "accelerator")
                 raise ValueError(f"{key} is missing: write it there, or once for the pool")
+            target = accelerator.parse(self.hosts[name].accelerator or self.accelerator)
+            if target.platform is Platform.CUDA and not machine.python:
+                raise ValueError(
+                    f"{dotted('hosts', name, 'python')} is missing: the environments that are made for hosts have no "
+                    "CUDA; name an interpreter there that has hillclimb's dependencies and a JAX for CUDA"
+                )
             place = (machine.address, machine.port or SSH_PORT)
             if place in seen:
                 raise ValueError(

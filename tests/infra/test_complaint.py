@@ -101,6 +101,10 @@ WRONG = {
         'hosts.a.address = "-oProxyCommand=x": it begins with a dash, and would be read as an option: write it without'
     ),
     # hosts together
+    A.replace("v5p-8", "cuda-8"): (
+        "hosts.a.python is missing: the environments that are made for hosts have no CUDA; name an interpreter there "
+        "that has hillclimb's dependencies and a JAX for CUDA"
+    ),
     A.replace('accelerator = "v5p-8"\n', ""): ("hosts.a.accelerator is missing: write it there, or once for the pool"),
     'kind = "ssh"\n[hosts."a.b"]\naddress = "x"': (
         'hosts."a.b".accelerator is missing: write it there, or once for the pool'

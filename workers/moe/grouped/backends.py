@@ -59,6 +59,7 @@ def _tokamax(platform: str) -> Backend:
         from workers.moe.grouped.tokamax import by_platform
     except ImportError as error:
         raise BackendMissing(
-            f"backend = tokamax cannot be imported ({error}); install it: pip install 'hillclimb[tokamax]'"
+            f"backend = tokamax cannot be imported ({error}); install it: pip install 'hillclimb[tokamax]' (on an "
+            "ssh pool: into an interpreter that the pool file names as `python`)"
         ) from error
     return by_platform(platform)
