@@ -245,7 +245,8 @@ class Cluster:
             return self._start_head_at(agent.free_port(), ready, settings)
         try:
             return self._start_head_at(port, ready, settings)
-        except RemoteError:
+        except RemoteError as e:
+            self._say(self._head_station.name, f"Ray's head takes another port than {port}: {e}")
             return self._start_head_at(agent.free_port(), ready, settings)
 
     def _start_head_at(self, port: int, ready: Ready, settings: Mapping[str, object]) -> Running:

@@ -204,16 +204,15 @@ class RelayLink:
 
     def _lose(self, why: str) -> bool:
         """Tells everyone who waits. Returns whether there was a relay."""
+        # who is told may ask at once for the silence
         with self._lock:
-            was_up = self._up.done()
-            if not was_up:
-                self._up.set_exception(HostSilent(why))
-            for future in self._waiting.values():
-                future.set_exception(HostSilent(why))
-            self._waiting.clear()
-            self._why = why
-            self._outbox = None
-            self._up = promised(Future[None]())
+            up, self._up = self._up, promised(Future[None]())
+            waiting, self._waiting = self._waiting, {}
+            self._outbox, self._why = None, why
+        if not (was_up := up.done()):
+            up.set_exception(HostSilent(why))
+        for future in waiting.values():
+            future.set_exception(HostSilent(why))
         return was_up
 
 

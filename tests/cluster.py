@@ -140,7 +140,7 @@ class Cluster:
             self.raylets[host] = secrets.token_hex(6)
             raylet = f"hillclimb-raylet={self.raylets[host]}"
             labels = (f"--labels=hillclimb-host={host},hillclimb-machine={host},{raylet}",)
-        ray = (BIN / "ray", "start", "--block", "--object-store-memory=80000000")
+        ray = (BIN / "ray", "start", "--block", "--object-store-memory=80000000", "--include-log-monitor=false")
         self._commands[name] = [*(() if host is None else self._inside(host)), *ray, *options, *labels]
         self._spawn(name)
 

@@ -230,7 +230,7 @@ def test_head_that_is_gone_is_started_again_by_the_relay_and_its_raylets_are_rep
         relay.close()
     wait_until(lambda: bed["one"].processes("orchestrator.relay") == [], what="the end of the relay")
     # where it was: others look for it there
-    assert cluster.address == address
+    assert cluster.address == address, told
     assert not words.items() & {host: cluster.revive(host) for host in ("one", "two")}.items()
     assert told.starts() == ["one: Ray's head", "one: Ray's raylet", "two: Ray's raylet"]
     assert states(bed) == {"one": State.UP, "two": State.UP}
