@@ -218,6 +218,8 @@ class Cluster:
         """The head, started where there is none. None when it may not be. Raises PoolError."""
         station = self._head_station
         with station.turn:
+            # before what is broken there is ended, and its record with it
+            port = self._recorded_port()
             running = self._living(station, HEAD)
             if running is None and not self._starts:
                 return None
@@ -233,21 +235,24 @@ class Cluster:
                 station.agent.stop_process(HEAD, GRACE_S)
                 running = None
             if running is None:
-                running = self._start_head(ready, wanted)
+                running = self._start_head(ready, wanted, port)
             return Head(running.info["address"], running.info["word"], secret, ready)
 
-    def _start_head(self, ready: Ready, settings: Mapping[str, object]) -> Running:
-        """Where an earlier one was, if that can be: who still knows of it looks for it there."""
-        agent = self._head_station.agent
+    def _recorded_port(self) -> int | None:
         try:
-            port = int(json.loads(agent.read("run/head.json"))["info"]["port"])
+            return int(json.loads(self._head_station.agent.read("run/head.json"))["info"]["port"])
         except RemoteError:
-            return self._start_head_at(agent.free_port(), ready, settings)
-        try:
-            return self._start_head_at(port, ready, settings)
-        except RemoteError as e:
-            self._say(self._head_station.name, f"Ray's head takes another port than {port}: {e}")
-            return self._start_head_at(agent.free_port(), ready, settings)
+            return None
+
+    def _start_head(self, ready: Ready, settings: Mapping[str, object], port: int | None) -> Running:
+        """At the port of an earlier one, if that can be: who still knows of it looks for it there."""
+        station = self._head_station
+        if port is not None:
+            try:
+                return self._start_head_at(port, ready, settings)
+            except RemoteError as e:
+                self._say(station.name, f"Ray's head takes another port than {port}: {e}")
+        return self._start_head_at(station.agent.free_port(), ready, settings)
 
     def _start_head_at(self, port: int, ready: Ready, settings: Mapping[str, object]) -> Running:
         station, address = self._head_station, ready.facts.address

@@ -26,6 +26,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SLICE_S = 0.02
 
 
+def _is_ready(descriptor: int, event: int) -> bool:
+    """Or closed at the other end. Waits for SLICE_S at most."""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(1000 * SLICE_S))
+
+
 class Session:
     """A program here, as `infra.ssh.Process` has one elsewhere: closing takes its input and output away, no more."""
 
@@ -50,7 +57,7 @@ class Session:
     def send(self, data: bytes) -> None:
         while data:
             self._look()
-            if select.select([], [self._in], [], SLICE_S)[1]:
+            if _is_ready(self._in, select.POLLOUT):
                 try:
                     data = data[os.write(self._in, data) :]
                 except OSError as error:
@@ -59,7 +66,7 @@ class Session:
     def receive(self, size: int, timeout_s: float) -> bytes:
         for _ in range(max(1, round(timeout_s / SLICE_S))):
             self._look()
-            if select.select([self._out], [], [], SLICE_S)[0]:
+            if _is_ready(self._out, select.POLLIN):
                 return os.read(self._out, size)
         raise TimeoutError
 
