@@ -12,7 +12,7 @@ from tests.faults.trial import Trial
 from tests.testbed.accounts import ANN, BOB
 from tests.testbed.testbed import Person, Testbed
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = pytest.mark.slow
 
 STATE = f"{ANN.home}/.local/state/hillclimb"
 
@@ -34,6 +34,7 @@ def head_address(bed: Testbed, pool: Path) -> str:
     return said.split()[-1]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("token", ["none", "wrong"])
 def test_driver_without_the_pools_token_does_not_get_into_its_ray(bed: Testbed, pool: Path, token: str) -> None:
     address = head_address(bed, pool)
@@ -82,6 +83,7 @@ def test_hosts_with_an_unknown_key_are_refused_with_the_way_to_accept_it(bed: Te
     assert not bed["one"].outside(f"{ANN.home}/unknown").exists()
 
 
+@pytest.mark.soak
 def test_paths_with_spaces_and_quotes_in_every_field_are_only_paths(
     bed: Testbed, trial: Callable[..., Trial], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from tests.processes import wait_until
 from tests.testbed.accounts import ANN, BOB
 from tests.testbed.testbed import Testbed
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
+pytestmark = pytest.mark.slow
 
 # Nobody waits for such a visit to end.
 LONG_S = 600.0
@@ -64,6 +64,7 @@ def test_second_person_in_the_same_ray_waits_and_is_told_for_whom(
     second_waits_for_the_first(first, second, record_property)
 
 
+@pytest.mark.soak
 def test_second_person_with_an_account_and_a_ray_of_their_own_waits_and_is_told_for_whom(
     bed: Testbed, trial: Callable[..., Trial], record_property: Record
 ) -> None:
